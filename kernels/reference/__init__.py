@@ -1,0 +1,1 @@
+"""The specification in code: short, obviously right, for NumPy and CuPy arrays and any number of spatial axes."""

@@ -1,0 +1,50 @@
+"""The convolution family: three functions, each computing one slot of the trilinear form <conv(x, w), y> from the others.
+
+    conv(x, w) -> y           (N, C, *I) * (K, C/G, *k) -> (N, K, *O)
+    conv_input(y, w) -> x     its adjoint in x: the transposed convolution
+    conv_weight(x, y) -> w    its adjoint in w
+
+One product of matrices for each kernel position; groups are an axis of their own.
+"""
+
+from __future__ import annotations
+
+from ..arrays import Array, namespace
+from ..geometry import ConvGeometry
+
+
+def conv(x: Array, w: Array, *, geometry: ConvGeometry) -> Array:
+    g, xp = geometry, namespace(x)
+    padded = _pad(x, g)
+    y = xp.zeros((g.batch, g.groups, g.out_channels // g.groups, *g.output), xp.result_type(x, w))
+    for tap, at in g.taps():
+        y += xp.einsum("ngc...,gkc->ngk...", _split(padded[:, :, *at], 1, g), _split(w, 0, g)[:, :, :, *tap])
+    return y.reshape(g.y_shape)
+
+
+def conv_input(y: Array, w: Array, *, geometry: ConvGeometry) -> Array:
+    g, xp = geometry, namespace(y)
+    padded = xp.zeros((g.batch, g.in_channels, *g.padded), xp.result_type(y, w))
+    for tap, at in g.taps():
+        part = xp.einsum("ngk...,gkc->ngc...", _split(y, 1, g), _split(w, 0, g)[:, :, :, *tap])
+        padded[:, :, *at] += part.reshape(g.batch, g.in_channels, *g.output)
+    inside = tuple(slice(lo, lo + n) for (lo, _), n in zip(g.padding, g.input, strict=True))
+    return xp.ascontiguousarray(padded[:, :, *inside])
+
+
+def conv_weight(x: Array, y: Array, *, geometry: ConvGeometry) -> Array:
+    g, xp = geometry, namespace(x)
+    padded = _pad(x, g)
+    w = xp.zeros((g.groups, g.out_channels // g.groups, g.in_channels // g.groups, *g.kernel), xp.result_type(x, y))
+    for tap, at in g.taps():
+        w[:, :, :, *tap] = xp.einsum("ngc...,ngk...->gkc", _split(padded[:, :, *at], 1, g), _split(y, 1, g))
+    return w.reshape(g.w_shape)
+
+
+def _pad(x: Array, g: ConvGeometry) -> Array:
+    return namespace(x).pad(x, ((0, 0), (0, 0), *g.padding))
+
+
+def _split(a: Array, axis: int, g: ConvGeometry) -> Array:
+    """The channel axis as (groups, channels of a group)."""
+    return a.reshape(*a.shape[:axis], g.groups, a.shape[axis] // g.groups, *a.shape[axis + 1 :])
