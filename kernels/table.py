@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from .columns import COLUMNS
 from .reference import conv, elementwise, indexing, linalg, normalization, pool, reduction, shape
 
 Kernel = Callable[..., Any]
-COLUMNS = ("reference", "cpu", "cuda", "numba_cuda")
+
 
 
 class lazy:
@@ -69,6 +70,102 @@ TABLE: dict[str, Row] = {
     "avg_unpool":        on_cpu(pool.avg_unpool, "pool.avg_unpool"),
     "unfold":            every(pool.unfold),
     "fold":              every(pool.fold),
+    # elementwise: ufuncs of the array library
+    "add":               every(np.add),
+    "sub":               every(np.subtract),
+    "mul":               every(np.multiply),
+    "div":               every(np.true_divide),
+    "pow":               every(elementwise.power),
+    "floor_divide":      every(np.floor_divide),
+    "remainder":         every(np.remainder),
+    "maximum":           every(np.maximum),
+    "minimum":           every(np.minimum),
+    "neg":               every(np.negative),
+    "abs":               every(np.absolute),
+    "sign":              every(np.sign),
+    "exp":               every(np.exp),
+    "expm1":             every(np.expm1),
+    "log":               every(np.log),
+    "log1p":             every(np.log1p),
+    "sqrt":              every(np.sqrt),
+    "sin":               every(np.sin),
+    "cos":               every(np.cos),
+    "tanh":              every(np.tanh),
+    "floor":             every(np.floor),
+    "ceil":              every(np.ceil),
+    "round":             every(np.rint),
+    "eq":                every(np.equal),
+    "ne":                every(np.not_equal),
+    "lt":                every(np.less),
+    "le":                every(np.less_equal),
+    "gt":                every(np.greater),
+    "ge":                every(np.greater_equal),
+    "bitwise_and":       every(np.bitwise_and),
+    "bitwise_or":        every(np.bitwise_or),
+    "bitwise_xor":       every(np.bitwise_xor),
+    "invert":            every(np.invert),
+    "isfinite":          every(np.isfinite),
+    "isnan":             every(np.isnan),
+    # elementwise: our own
+    "square":            every(elementwise.square),
+    "sigmoid":           every(elementwise.sigmoid),
+    "softplus":          every(elementwise.softplus),
+    "relu":              every(elementwise.relu),
+    "positive_part":     every(elementwise.positive_part),
+    "leaky_relu":        every(elementwise.leaky_relu),
+    "leaky_part":        every(elementwise.leaky_part),
+    "erf":               every(elementwise.erf),
+    "clamp":             every(elementwise.clamp),
+    "clamp_gradient":    every(elementwise.clamp_gradient),
+    "chosen":            every(elementwise.chosen),
+    "log_gradient":      every(elementwise.log_gradient),
+    "where":             every(elementwise.where),
+    "dropout":           every(elementwise.dropout),
+    "astype":            every(elementwise.astype),
+    "copy":              every(elementwise.copy),
+    # reductions
+    "sum":               every(reduction.sum),
+    "spread":            every(reduction.spread),
+    "sum_to":            every(reduction.sum_to),
+    "broadcast_to":      every(reduction.broadcast_to),
+    "amax":              every(reduction.amax),
+    "amin":              every(reduction.amin),
+    "extreme_share":     every(reduction.extreme_share),
+    "argmax":            every(reduction.argmax),
+    "argmin":            every(reduction.argmin),
+    "any":               every(reduction.any),
+    "all":               every(reduction.all),
+    "cumsum":            every(reduction.cumsum),
+    "logsumexp":         every(reduction.logsumexp),
+    "softmax":           every(reduction.softmax),
+    "log_softmax":       every(reduction.log_softmax),
+    # shape and indexing
+    "reshape":           every(shape.reshape),
+    "transpose":         every(shape.transpose),
+    "flip":              every(shape.flip),
+    "roll":              every(shape.roll),
+    "pad":               every(shape.pad),
+    "crop":              every(shape.crop),
+    "cat":               every(shape.cat),
+    "split":             every(shape.split),
+    "stack":             every(shape.stack),
+    "unbind":            every(shape.unbind),
+    "getitem":           every(indexing.getitem),
+    "scatter":           every(indexing.scatter),
+    "gather":            every(indexing.gather),
+    "scatter_add":       every(indexing.scatter_add),
+    "diagonal":          every(indexing.diagonal),
+    "diagonal_scatter":  every(indexing.diagonal_scatter),
+    # products of matrices
+    "matmul":            every(linalg.matmul),
+    "linear":            every(linalg.linear),
+    "linear_weight":     every(linalg.linear_weight),
+    "contract":          every(linalg.contract),
+    # fused
+    "batch_norm":            every(normalization.batch_norm),
+    "softmax_cross_entropy": every(normalization.softmax_cross_entropy),
+    "batch_norm_backward":            every(normalization.batch_norm_backward),
+    "softmax_cross_entropy_backward": every(normalization.softmax_cross_entropy_backward),
 }
 # fmt: on
 

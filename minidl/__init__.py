@@ -1,1 +1,73 @@
+"""minidl: a deep-learning engine small enough to read and fast enough to use.
 
+    import minidl
+    import minidl.functional as F
+    from minidl import nn, optim
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import functional
+from .core import (
+    Tensor,
+    as_tensor,
+    backend,
+    checkpoint,
+    detect_anomaly,
+    enable_grad,
+    from_dlpack,
+    from_numpy,
+    get_rng_state,
+    grad,
+    hvp,
+    is_grad_enabled,
+    jvp,
+    manual_seed,
+    no_grad,
+    promote_types,
+    result_type,
+    set_grad_enabled,
+    set_rng_state,
+    tensor,
+    vjp,
+)
+from .functional.array import (
+    abs, all, amax, amin, any, argmax, argmin, broadcast_to, cat, ceil, chunk, clamp, cos, cumsum, diagonal, einsum, erf,
+    exp, expm1, flatten, flip, floor, gather, index_select, isfinite, isnan, log, log1p, log_softmax, logsumexp, matmul,
+    max, maximum, mean, min, minimum, movedim, norm, outer, permute, pow, prod, reciprocal, relu, repeat, reshape, roll,
+    round, rsqrt, sigmoid, sign, sin, softmax, split, sqrt, square, squeeze, stack, std, sum, take_along_dim, tanh,
+    transpose, tril, triu, unbind, unflatten, unsqueeze, var, where,
+)  # fmt: skip
+from .functional.creation import (
+    arange, bernoulli, empty, eye, full, full_like, linspace, ones, ones_like, rand, rand_like, randint, randn,
+    randn_like, randperm, zeros, zeros_like,
+)  # fmt: skip
+
+__version__ = "0.1.0"
+
+# Subpackages and functions that are loaded when first used, so that importing minidl stays nearly as quick as NumPy.
+_LATER = {
+    **{name: f"minidl.{name}" for name in ("checking", "data", "models", "nn", "optim", "train")},
+    "gradcheck": "minidl.checking:gradcheck",
+    "gradgradcheck": "minidl.checking:gradgradcheck",
+}
+
+if TYPE_CHECKING:
+    from . import checking, data, models, nn, optim, train
+    from .checking import gradcheck, gradgradcheck
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'minidl' has no attribute {name!r}")
+    module, _, member = _LATER[name].partition(":")
+    value = import_module(module)
+    if member:
+        value = getattr(value, member)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -1,0 +1,55 @@
+"""Reading elements at places, and the adjoints that add to those places."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arrays import Array, add_at, namespace
+
+
+def getitem(x: Array, *, at: Any) -> Array:
+    return x[at]
+
+
+def scatter(y: Array, *, at: Any, shape: tuple[int, ...]) -> Array:
+    """The adjoint of `getitem` from `shape`: zeros with y added wherever it was read."""
+    x = namespace(y).zeros(shape, y.dtype)
+    parts = at if isinstance(at, tuple) else (at,)
+    if all(isinstance(p, (int, slice, type(None), type(Ellipsis))) for p in parts):
+        x[at] = y  # nothing is read twice
+    else:
+        add_at(x, at, y)
+    return x
+
+
+def gather(x: Array, index: Array, *, axis: int) -> Array:
+    """y[i, j, k] = x[i, index[i, j, k], k] for axis 1; index may be shorter than x on the other axes."""
+    return x[_places(x.shape, index, axis)]
+
+
+def scatter_add(y: Array, index: Array, *, axis: int, shape: tuple[int, ...]) -> Array:
+    """The adjoint of `gather` from `shape`."""
+    x = namespace(y).zeros(shape, y.dtype)
+    add_at(x, _places(shape, index, axis), y)
+    return x
+
+
+def _places(shape: tuple[int, ...], index: Array, axis: int) -> tuple[Array, ...]:
+    xp = namespace(index)
+    grid = [xp.arange(n).reshape(-1, *(1,) * (index.ndim - 1 - i)) for i, n in enumerate(index.shape)]
+    grid[axis] = index
+    return tuple(grid)
+
+
+def diagonal(x: Array, *, axis1: int, axis2: int) -> Array:
+    return x.diagonal(0, axis1, axis2)
+
+
+def diagonal_scatter(y: Array, *, axis1: int, axis2: int, shape: tuple[int, ...]) -> Array:
+    """The adjoint of `diagonal` from `shape`."""
+    xp = namespace(y)
+    x = xp.zeros(shape, y.dtype)
+    ends = xp.moveaxis(x, (axis1, axis2), (-2, -1))
+    n = xp.arange(min(shape[axis1], shape[axis2]))
+    ends[..., n, n] = y
+    return x

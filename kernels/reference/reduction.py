@@ -1,0 +1,85 @@
+"""Reductions over a tuple of axes (an empty tuple reduces nothing), and what undoes them."""
+
+from __future__ import annotations
+
+from ..arrays import Array, namespace
+
+Axes = tuple[int, ...]
+
+
+def sum(x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    """Integers and booleans add up in int64."""
+    return x.sum(axis, keepdims=keepdims, dtype=None if x.dtype.kind == "f" else "int64")
+
+
+def spread(y: Array, *, shape: Axes, axis: Axes, keepdims: bool) -> Array:
+    """The adjoint of `sum` from `shape`: y repeated along the summed axes (a read-only view)."""
+    if not keepdims:
+        y = y.reshape(tuple(1 if i in axis else n for i, n in enumerate(shape)))
+    return namespace(y).broadcast_to(y, shape)
+
+
+def sum_to(x: Array, *, shape: Axes) -> Array:
+    """The adjoint of broadcasting from `shape`: sums over every axis that was added or stretched."""
+    lead = x.ndim - len(shape)
+    stretched = tuple(i + lead for i, n in enumerate(shape) if n == 1 != x.shape[i + lead])
+    return x.sum((*range(lead), *stretched), keepdims=True).reshape(shape)
+
+
+def broadcast_to(x: Array, *, shape: Axes) -> Array:
+    return namespace(x).broadcast_to(x, shape)
+
+
+def amax(x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return x.max(axis, keepdims=keepdims)
+
+
+def amin(x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return x.min(axis, keepdims=keepdims)
+
+
+def extreme_share(x: Array, y: Array, *, axis: Axes, keepdims: bool) -> Array:
+    """1 / (number of ties) where x equals the extreme value y of its group, else 0."""
+    hit = x == spread(y, shape=x.shape, axis=axis, keepdims=keepdims)
+    return hit / hit.sum(axis, keepdims=True).astype(x.dtype)
+
+
+def argmax(x: Array, *, axis: int, keepdims: bool) -> Array:
+    return x.argmax(axis, keepdims=keepdims)
+
+
+def argmin(x: Array, *, axis: int, keepdims: bool) -> Array:
+    return x.argmin(axis, keepdims=keepdims)
+
+
+def any(x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return x.any(axis, keepdims=keepdims)
+
+
+def all(x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return x.all(axis, keepdims=keepdims)
+
+
+def cumsum(x: Array, *, axis: int) -> Array:
+    return x.cumsum(axis, dtype=None if x.dtype.kind == "f" else "int64")
+
+
+def logsumexp(x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    """log(sum(exp(x))) without overflow."""
+    xp = namespace(x)
+    top = x.max(axis, keepdims=True)
+    top = xp.where(xp.isfinite(top), top, xp.zeros((), x.dtype))
+    out = xp.log(xp.exp(x - top).sum(axis, keepdims=True)) + top
+    return out if keepdims else out.reshape(tuple(n for i, n in enumerate(x.shape) if i not in axis))
+
+
+def softmax(x: Array, *, axis: int) -> Array:
+    e = namespace(x).exp(x - x.max(axis, keepdims=True))
+    e /= e.sum(axis, keepdims=True)
+    return e
+
+
+def log_softmax(x: Array, *, axis: int) -> Array:
+    xp = namespace(x)
+    shifted = x - x.max(axis, keepdims=True)
+    return shifted - xp.log(xp.exp(shifted).sum(axis, keepdims=True))

@@ -1,0 +1,88 @@
+"""The graph: nodes, what they keep, and the clock.
+
+A tensor is an array and a node. The node of a result knows the primitive that made it, the nodes of the arguments and the
+arrays that the gradient rules will need; it never refers to the result itself, so a graph has no reference cycles and is
+freed the moment its last output is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# One clock orders everything: a node is younger than its parents, and a leaf that an optimizer changes in place becomes
+# younger than the nodes that saved its old value.
+tick = itertools.count(1).__next__
+
+
+class Spec(NamedTuple):
+    """Shape and dtype of an array that is not kept itself."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype | None
+
+
+def spec(value: Any) -> Spec:
+    return Spec(np.shape(value) if not hasattr(value, "shape") else value.shape, getattr(value, "dtype", None))
+
+
+class Node:
+    """One recorded operation with a single output of this shape and dtype."""
+
+    __slots__ = ("__weakref__", "dtype", "hooks", "origin", "params", "parents", "primitive", "saved", "shape", "time")
+
+    def __init__(self, primitive: Any, params: dict, parents: Any, saved: Any, out: Any):
+        self.primitive = primitive
+        self.params = params
+        self.parents = parents
+        self.saved = saved
+        self.shape = out.shape
+        self.dtype = out.dtype
+        self.time = tick()
+        self.hooks = None
+
+
+class Leaf(Node):
+    """Where a gradient comes to rest: the node of a tensor that asked for one."""
+
+    __slots__ = ("grad", "strides")
+
+    def __init__(self, array: Any):
+        Node.__init__(self, None, {}, (), None, array)
+        self.strides = array.strides
+        self.grad: Any = None
+
+
+class Junction(Node):
+    """One recorded operation with several outputs; each has an `Item` node."""
+
+    __slots__ = ("outputs",)
+
+    def __init__(self, primitive: Any, params: dict, parents: Any, saved: Any, outs: Any):
+        Node.__init__(self, primitive, params, parents, saved, spec(outs[0]))
+        self.outputs = tuple(map(spec, outs))
+
+
+class Item(Node):
+    """One of the outputs of a junction, its only parent; `params` is the output's index."""
+
+    __slots__ = ()
+
+    def __init__(self, junction: Junction, index: int, out: Any):
+        Node.__init__(self, None, index, (junction,), None, out)  # type: ignore[arg-type]
+
+
+FREED = object()  # stands for the saved arrays of a node that a backward pass has used up
+
+
+class Clock:
+    """When a leaf was last changed in place. Nodes younger than that need no check."""
+
+    changed = 0
+
+
+def touch(leaf: Leaf) -> None:
+    """Note that the array of this leaf was changed in place: older nodes that saved it must not be used any more."""
+    Clock.changed = leaf.time = tick()

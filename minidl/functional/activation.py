@@ -1,0 +1,125 @@
+"""Activation functions that are not plain elementwise functions of `minidl.functional.array`, linear maps and dropout."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..core.random import generator
+from ..core.tensor import Tensor, to_device
+from ..ops import linalg, sampling
+from ..ops.elementwise import erf, exp, expm1, maximum, minimum, relu, sigmoid, softplus as _softplus, tanh, where
+from ..ops.elementwise import leaky_relu as _leaky_relu
+from .arguments import check_floating, check_shape
+from .array import clamp
+
+
+def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:
+    """input where it is positive, else negative_slope * input."""
+    return _leaky_relu(input, slope=float(negative_slope))
+
+
+def relu6(input: Any) -> Any:
+    """input limited to [0, 6]."""
+    return clamp(input, 0.0, 6.0)
+
+
+def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
+    """input limited to [min_val, max_val]."""
+    return clamp(input, min_val, max_val)
+
+
+def elu(input: Any, alpha: float = 1.0) -> Any:
+    """input where it is positive, else alpha * (exp(input) - 1). Clevert et al. 2016."""
+    return where(input > 0, input, expm1(minimum(input, 0)) * alpha)
+
+
+def selu(input: Any) -> Any:
+    """elu with the scale and alpha that keep mean 0 and variance 1. Klambauer et al. 2017."""
+    return elu(input, 1.6732632423543772) * 1.0507009873554805
+
+
+def silu(input: Any) -> Any:
+    """input * sigmoid(input)."""
+    return input * sigmoid(input)
+
+
+def gelu(input: Any, approximate: str = "none") -> Any:
+    """input * P(standard normal < input); approximate="tanh" is the usual approximation. Hendrycks & Gimpel 2016."""
+    if approximate == "tanh":
+        inner = (input + input * input * input * 0.044715) * math.sqrt(2 / math.pi)
+        return input * (tanh(inner) + 1) * 0.5
+    if approximate != "none":
+        raise ValueError(f'gelu: approximate is {approximate!r}; it must be "none" or "tanh"')
+    return input * (erf(input * math.sqrt(0.5)) + 1) * 0.5
+
+
+def softplus(input: Any, beta: float = 1.0) -> Any:
+    """log(1 + exp(beta * input)) / beta, a smooth relu."""
+    return _softplus(input) if beta == 1 else _softplus(input * beta) / beta
+
+
+def logsigmoid(input: Any) -> Any:
+    """log(sigmoid(input)), accurate for large negative inputs."""
+    return -_softplus(-input)
+
+
+def linear(input: Any, weight: Any, bias: Any = None) -> Any:
+    """input @ weight.T + bias: (…, in) with weight (out, in) and bias (out,) -> (…, out)."""
+    check_floating("linear", input=input, weight=weight, bias=bias)
+    if weight.ndim != 2:
+        raise ValueError(f"linear: weight has shape {tuple(weight.shape)}; it must have two axes (out, in)")
+    if input.ndim == 0 or input.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"linear: input has shape {tuple(input.shape)}, but weight {tuple(weight.shape)} needs {weight.shape[1]} features "
+            f"on the last axis"
+        )
+    if bias is not None:
+        check_shape("linear", "bias", bias, (weight.shape[0],))
+    return linalg.linear(input, weight, bias)
+
+
+def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:
+    """While training, each element becomes 0 with probability p, and the others are divided by 1 - p. Srivastava et al. 2014."""
+    return _dropout(input, p, training, input.shape)
+
+
+def _channel_dropout(rank: int, input: Any, p: float, training: bool) -> Any:
+    if input.ndim not in (rank + 1, rank + 2):
+        raise ValueError(
+            f"dropout{rank}d: input has shape {tuple(input.shape)}; it must have {rank + 2} axes, or {rank + 1} unbatched"
+        )
+    return _dropout(input, p, training, (*input.shape[:-rank], *(1,) * rank))
+
+
+def dropout1d(input: Any, p: float = 0.5, training: bool = True) -> Any:
+    """dropout of whole channels of (N, C, L)."""
+    return _channel_dropout(1, input, p, training)
+
+
+def dropout2d(input: Any, p: float = 0.5, training: bool = True) -> Any:
+    """dropout of whole channels of (N, C, H, W). Tompson et al. 2015."""
+    return _channel_dropout(2, input, p, training)
+
+
+def dropout3d(input: Any, p: float = 0.5, training: bool = True) -> Any:
+    """dropout of whole channels of (N, C, D, H, W)."""
+    return _channel_dropout(3, input, p, training)
+
+
+def _dropout(input: Any, p: float, training: bool, mask_shape: tuple[int, ...]) -> Any:
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout: p is {p}; it is a probability, from 0 to 1")
+    check_floating("dropout", input=input)
+    if not training or p == 0:
+        return input
+    mask = generator().random(mask_shape, dtype="float32") >= p
+    if isinstance(input, Tensor) and input.device != "cpu":
+        mask = to_device(mask, input.device)
+    return sampling.dropout(input, mask, scale=1 / (1 - p) if p < 1 else 0.0)
+
+
+__all__ = [
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "elu", "exp", "gelu", "hardtanh", "leaky_relu", "linear",
+    "logsigmoid", "maximum", "relu", "relu6", "selu", "sigmoid", "silu", "softplus", "tanh",
+]  # fmt: skip

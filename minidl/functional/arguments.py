@@ -1,0 +1,70 @@
+"""Checks that the public functions share. Every error names the argument, what was given and what would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..core.tensor import Tensor
+
+
+def is_array(value: Any) -> bool:
+    return isinstance(value, Tensor) or hasattr(value, "strides")
+
+
+def check_array(function: str, name: str, value: Any) -> None:
+    """Public functions work on tensors and, unrecorded, on bare arrays."""
+    if not is_array(value):
+        raise TypeError(f"{function}: {name} must be a tensor, not {type(value).__name__}")
+
+
+def check_floating(function: str, **arrays: Any) -> None:
+    """All given arrays (None is skipped) are tensors of one and the same floating-point type."""
+    first: tuple[str, np.dtype] | None = None
+    for name, value in arrays.items():
+        if value is None:
+            continue
+        check_array(function, name, value)
+        if value.dtype.kind != "f":
+            raise TypeError(f"{function}: {name} must be floating-point, not {value.dtype}; convert it with .float()")
+        if first is None:
+            first = (name, value.dtype)
+        elif value.dtype != first[1]:
+            raise TypeError(
+                f"{function}: {first[0]} is {first[1]} but {name} is {value.dtype}; give both the same type with .to(dtype)"
+            )
+
+
+def check_shape(function: str, name: str, value: Any, shape: tuple[int, ...]) -> None:
+    if value.shape != shape:
+        raise ValueError(f"{function}: {name} has shape {value.shape}, but must have shape {shape}")
+
+
+def normalize_dim(dim: int, ndim: int) -> int:
+    """An axis counted from the front."""
+    try:
+        index = dim.__index__()
+    except AttributeError:
+        raise TypeError(f"dim must be a whole number, not {dim!r}") from None
+    if not -max(ndim, 1) <= index < max(ndim, 1):
+        raise IndexError(f"dim {dim} is out of range for a tensor with {ndim} axes ({-max(ndim, 1)} … {max(ndim, 1) - 1})")
+    return index % max(ndim, 1)
+
+
+def normalize_dims(dim: int | Iterable[int] | None, ndim: int) -> tuple[int, ...]:
+    """Axes counted from the front, sorted; None means all of them."""
+    if dim is None:
+        return tuple(range(ndim))
+    dims = [normalize_dim(d, ndim) for d in (dim if isinstance(dim, Iterable) else (dim,))]
+    if len(set(dims)) != len(dims):
+        raise ValueError(f"dim {dim} names an axis twice")
+    return tuple(sorted(dims)) if ndim else ()
+
+
+def sizes(args: tuple) -> tuple[int, ...]:
+    """f(2, 3), f((2, 3)) and f([2, 3]) all mean (2, 3)."""
+    if len(args) == 1 and isinstance(args[0], Iterable):
+        args = tuple(args[0])
+    return tuple(n.__index__() for n in args)

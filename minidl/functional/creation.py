@@ -1,0 +1,130 @@
+"""New tensors: of given values, and random ones (drawn from the stream that `manual_seed` starts)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..core.dtypes import DEFAULT, as_dtype
+from ..core.random import generator
+from ..core.tensor import Tensor, to_device
+from .arguments import sizes
+
+
+def _new(array: np.ndarray, device: str | None, requires_grad: bool) -> Tensor:
+    result = Tensor(array if device is None else to_device(array, device))
+    return result.requires_grad_() if requires_grad else result
+
+
+def _dtype(dtype: Any) -> np.dtype:
+    return DEFAULT if dtype is None else as_dtype(dtype)
+
+
+def zeros(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Zeros of this shape: zeros(2, 3) or zeros((2, 3))."""
+    return _new(np.zeros(sizes(size), _dtype(dtype)), device, requires_grad)
+
+
+def ones(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Ones of this shape."""
+    return _new(np.ones(sizes(size), _dtype(dtype)), device, requires_grad)
+
+
+def empty(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Memory of this shape, not initialised."""
+    return _new(np.empty(sizes(size), _dtype(dtype)), device, requires_grad)
+
+
+def full(
+    size: Any, fill_value: float, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
+    """One value everywhere; without dtype its own type (int64, float32 or bool)."""
+    if dtype is None:
+        dtype = "bool" if isinstance(fill_value, bool) else "int64" if isinstance(fill_value, int) else DEFAULT
+    return _new(np.full(sizes((size,)), fill_value, as_dtype(dtype)), device, requires_grad)
+
+
+def arange(start: float, end: float | None = None, step: float = 1, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """start, start + step, … below end; arange(n) counts from 0. Whole numbers give int64, others float32."""
+    if end is None:
+        start, end = 0, start
+    if dtype is None:
+        dtype = "int64" if all(isinstance(v, int) for v in (start, end, step)) else DEFAULT
+    return _new(np.arange(start, end, step).astype(as_dtype(dtype)), device, False)
+
+
+def linspace(start: float, end: float, steps: int, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """`steps` equally spaced values from start to end."""
+    return _new(np.linspace(start, end, steps, dtype=_dtype(dtype)), device, False)
+
+
+def eye(n: int, m: int | None = None, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Ones on the diagonal, zeros elsewhere: (n, m)."""
+    return _new(np.eye(n, m, dtype=_dtype(dtype)), device, False)
+
+
+def rand(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Uniform random numbers in [0, 1)."""
+    return _new(_draw(generator().random, sizes(size), _dtype(dtype)), device, requires_grad)
+
+
+def randn(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Random numbers from the standard normal distribution."""
+    return _new(_draw(generator().standard_normal, sizes(size), _dtype(dtype)), device, requires_grad)
+
+
+def _draw(method: Callable, size: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    drawn = method(size, dtype=np.float64 if dtype == np.float64 else np.float32)
+    return np.asarray(drawn).astype(dtype, copy=False)
+
+
+def randint(low: int, high: int | None = None, size: Any = (), *, dtype: Any = "int64", device: str | None = None) -> Tensor:
+    """Random whole numbers in [low, high); randint(n, size=…) in [0, n)."""
+    if high is None:
+        low, high = 0, low
+    return _new(np.asarray(generator().integers(low, high, sizes((size,)))).astype(as_dtype(dtype)), device, False)
+
+
+def randperm(n: int, *, device: str | None = None) -> Tensor:
+    """0 … n-1 in random order."""
+    return _new(generator().permutation(n), device, False)
+
+
+def bernoulli(input: Any) -> Tensor:
+    """1 with the probability that each element of input gives, else 0; of input's shape and type."""
+    p = input._data if isinstance(input, Tensor) else input
+    host = p if isinstance(p, np.ndarray) else p.get()
+    drawn = (generator().random(host.shape) < host).astype(host.dtype)
+    return _new(drawn, None if isinstance(p, np.ndarray) else f"cuda:{p.device.id}", False)
+
+
+def _like(make: Callable, input: Any, dtype: Any, *args: Any) -> Tensor:
+    device = input.device if isinstance(input, Tensor) else None
+    return make(tuple(input.shape), *args, dtype=dtype or input.dtype, device=device)
+
+
+def zeros_like(input: Any, *, dtype: Any = None) -> Tensor:
+    """Zeros of input's shape, type and device."""
+    return _like(zeros, input, dtype)
+
+
+def ones_like(input: Any, *, dtype: Any = None) -> Tensor:
+    """Ones of input's shape, type and device."""
+    return _like(ones, input, dtype)
+
+
+def full_like(input: Any, fill_value: float, *, dtype: Any = None) -> Tensor:
+    """One value in input's shape, type and device."""
+    return _like(full, input, dtype, fill_value)
+
+
+def rand_like(input: Any, *, dtype: Any = None) -> Tensor:
+    """Uniform random numbers in [0, 1) of input's shape, type and device."""
+    return _like(rand, input, dtype)
+
+
+def randn_like(input: Any, *, dtype: Any = None) -> Tensor:
+    """Standard normal random numbers of input's shape, type and device."""
+    return _like(randn, input, dtype)

@@ -1,0 +1,234 @@
+"""Losses. reduction: "mean" over all elements (weights considered), "sum", or "none" for one value for each element."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..core.tensor import Tensor
+from ..kernels.arrays import namespace
+from ..ops import norm
+from ..ops.elementwise import abs, clamp, exp, log, maximum, softplus, square, where
+from .arguments import check_array, check_floating
+from .array import gather, log_softmax, mean, squeeze, sum, unsqueeze
+
+
+def _reduced(function: str, value: Any, reduction: str) -> Any:
+    if reduction == "mean":
+        return mean(value)
+    if reduction == "sum":
+        return sum(value)
+    if reduction == "none":
+        return value
+    raise ValueError(f'{function}: reduction is {reduction!r}; it must be "mean", "sum" or "none"')
+
+
+def _check_pair(function: str, input: Any, target: Any) -> None:
+    check_floating(function, input=input, target=target)
+    if input.shape != target.shape:
+        raise ValueError(
+            f"{function}: input has shape {tuple(input.shape)}, target {tuple(target.shape)}; they must be equal"
+        )
+
+
+def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
+    """(input - target)^2."""
+    _check_pair("mse_loss", input, target)
+    return _reduced("mse_loss", square(input - target), reduction)
+
+
+def l1_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
+    """|input - target|."""
+    _check_pair("l1_loss", input, target)
+    return _reduced("l1_loss", abs(input - target), reduction)
+
+
+def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Any:
+    """d^2 / (2 beta) where d = |input - target| < beta, else d - beta / 2."""
+    _check_pair("smooth_l1_loss", input, target)
+    if beta < 0:
+        raise ValueError(f"smooth_l1_loss: beta is {beta}; it must not be negative")
+    d = abs(input - target)
+    return _reduced("smooth_l1_loss", d if beta == 0 else where(d < beta, square(d) / (2 * beta), d - beta / 2), reduction)
+
+
+def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
+    """d^2 / 2 where d = |input - target| < delta, else delta (d - delta / 2)."""
+    _check_pair("huber_loss", input, target)
+    if delta <= 0:
+        raise ValueError(f"huber_loss: delta is {delta}; it must be positive")
+    d = abs(input - target)
+    return _reduced("huber_loss", where(d < delta, square(d) / 2, (d - delta / 2) * delta), reduction)
+
+
+def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
+    """-(target log(input) + (1 - target) log(1 - input)); input: probabilities. Logarithms are limited to at least -100."""
+    _check_pair("binary_cross_entropy", input, target)
+    values = input._data if isinstance(input, Tensor) else input
+    if values.size and not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(
+            "binary_cross_entropy: input must consist of probabilities, from 0 to 1; for other numbers use "
+            "binary_cross_entropy_with_logits"
+        )
+    least = math.exp(-100) if input.dtype != np.float16 else float(np.finfo(np.float16).smallest_subnormal)
+    safe_log = lambda p: log(clamp(p, min=least, max=None))
+    loss = -(target * safe_log(input) + (1 - target) * safe_log(1 - input))
+    return _reduced("binary_cross_entropy", loss if weight is None else loss * weight, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: Any, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
+) -> Any:
+    """binary_cross_entropy(sigmoid(input), target) without its loss of accuracy. pos_weight multiplies the positive term."""
+    _check_pair("binary_cross_entropy_with_logits", input, target)
+    if pos_weight is None:
+        loss = softplus(input) - input * target
+    else:
+        loss = (1 - target) * input + ((pos_weight - 1) * target + 1) * softplus(-input)
+    return _reduced("binary_cross_entropy_with_logits", loss if weight is None else loss * weight, reduction)
+
+
+def kl_div(input: Any, target: Any, reduction: str = "mean", log_target: bool = False) -> Any:
+    """target (log(target) - input), where input holds log-probabilities. reduction="batchmean" divides the sum by the batch
+    size, which is the mathematical definition."""
+    _check_pair("kl_div", input, target)
+    if log_target:
+        loss = exp(target) * (target - input)
+    else:
+        positive = target > 0
+        loss = where(positive, target * (log(where(positive, target, 1.0)) - input), 0.0)
+    if reduction == "batchmean":
+        return sum(loss) / input.shape[0]
+    return _reduced("kl_div", loss, reduction)
+
+
+def gaussian_nll_loss(
+    input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Any:
+    """(log(var) + (input - target)^2 / var) / 2, the negative log-likelihood of target under N(input, var); var is at least
+    eps. full adds log(2 pi) / 2."""
+    _check_pair("gaussian_nll_loss", input, target)
+    if not isinstance(var, (int, float)):
+        check_floating("gaussian_nll_loss", input=input, var=var)
+        var = maximum(var, eps)
+        loss = (log(var) + square(input - target) / var) * 0.5
+    else:
+        var = max(var, eps)
+        loss = (square(input - target) / var + math.log(var)) * 0.5
+    return _reduced("gaussian_nll_loss", loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
+
+
+def _class_axis(function: str, input: Any, target: Any) -> tuple[Any, Any, bool]:
+    """input (N, C, …) and target (N, …); a single (C,) with a single class gets a batch axis."""
+    check_array(function, "input", input)
+    check_array(function, "target", target)
+    check_floating(function, input=input)
+    single = input.ndim == 1
+    if single:
+        input, target = unsqueeze(input, 0), unsqueeze(target, 0)
+    if target.dtype.kind not in "iu" or target.shape != (*input.shape[:1], *input.shape[2:]):
+        fits = tuple(input.shape[:1]) + tuple(input.shape[2:])
+        raise ValueError(
+            f"{function}: input has shape {tuple(input.shape)}, so target must hold class numbers (integers) in shape {fits}; "
+            f"it is {target.dtype}{list(target.shape)}"
+        )
+    return input, target, single
+
+
+def _valid(function: str, target: Any, classes: int, ignore_index: int) -> tuple[Any, Any]:
+    """The classes with those to be ignored set to 0, and which ones count."""
+    t = target._data if isinstance(target, Tensor) else target
+    t = t.astype("int64")
+    counted = t != ignore_index
+    wrong = counted & ((t < 0) | (t >= classes))
+    if wrong.any():
+        raise ValueError(f"{function}: target contains class {int(t[wrong].ravel()[0])}, but there are {classes} classes")
+    return namespace(t).where(counted, t, 0), counted
+
+
+def _weighted(
+    function: str, loss: Any, target: Any, counted: Any, weight: Any, reduction: str, single: bool
+) -> Any:
+    """Losses weighted by their class and reduced; the mean is weighted as well."""
+    weights = counted.astype(loss.dtype)
+    if weight is not None:
+        weight = weight._data if isinstance(weight, Tensor) else weight
+        weights = weights * weight[target]
+    everything = weight is None and bool(counted.all())
+    if not everything:
+        loss = loss * weights
+    if reduction == "mean" and not everything:
+        return sum(loss) / float(weights.sum())
+    out = _reduced(function, loss, reduction)
+    return squeeze(out, 0) if single and reduction == "none" else out
+
+
+def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> Any:
+    """-input[class of the target], where input (N, C, …) holds log-probabilities and target (N, …) classes."""
+    input, target, single = _class_axis("nll_loss", input, target)
+    classes, counted = _valid("nll_loss", target, input.shape[1], ignore_index)
+    loss = -squeeze(gather(input, 1, unsqueeze(classes, 1)), 1)
+    return _weighted("nll_loss", loss, classes, counted, weight, reduction, single)
+
+
+def cross_entropy(
+    input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:  # fmt: skip
+    """-log(softmax(input))[class of the target].
+
+    input: logits (N, C, …) or (C,). target: classes (N, …), or probabilities in input's shape. weight: (C,), one for each
+    class. label_smoothing: the part of the target spread evenly over all classes.
+    """
+    check_array("cross_entropy", "input", input)
+    check_array("cross_entropy", "target", target)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}; it must be from 0 to 1")
+    if target.dtype.kind == "f":
+        return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
+    input, target, single = _class_axis("cross_entropy", input, target)
+    classes, counted = _valid("cross_entropy", target, input.shape[1], ignore_index)
+    loss, _ = norm.softmax_cross_entropy(input, classes)
+    hard = _weighted("cross_entropy", loss, classes, counted, weight, reduction, single)
+    if label_smoothing == 0:
+        return hard
+    scores = -log_softmax(input, 1)
+    if weight is not None:
+        scores = scores * _along_classes(weight, input)
+    smooth = sum(scores, 1) * counted / input.shape[1]
+    if reduction == "mean":
+        share = counted if weight is None else counted * (weight._data if isinstance(weight, Tensor) else weight)[classes]
+        smooth = sum(smooth) / float(share.sum())
+    else:
+        smooth = _reduced("cross_entropy", smooth, reduction)
+        smooth = squeeze(smooth, 0) if single and reduction == "none" else smooth
+    return hard * (1 - label_smoothing) + smooth * label_smoothing
+
+
+def _along_classes(weight: Any, input: Any) -> Any:
+    array = weight._data if isinstance(weight, Tensor) else weight
+    return array.reshape(1, -1, *(1,) * (input.ndim - 2))
+
+
+def _soft_cross_entropy(input: Any, target: Any, weight: Any, reduction: str, label_smoothing: float) -> Any:
+    _check_pair("cross_entropy", input, target)
+    axis = 0 if input.ndim == 1 else 1
+    classes = input.shape[axis]
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / classes
+    scores = log_softmax(input, axis)
+    if weight is not None:
+        array = weight._data if isinstance(weight, Tensor) else weight
+        scores = scores * (array if axis == 0 else _along_classes(array, input))
+    loss = -sum(scores * target, axis)
+    if reduction == "mean":  # over the batch and positions, not over classes
+        return sum(loss) / (int(np.prod(input.shape)) // classes)
+    return _reduced("cross_entropy", loss, reduction)
+
+
+__all__ = [
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "gaussian_nll_loss", "huber_loss",
+    "kl_div", "l1_loss", "mse_loss", "nll_loss", "smooth_l1_loss",
+]  # fmt: skip

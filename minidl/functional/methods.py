@@ -1,0 +1,71 @@
+"""The functions as methods of Tensor, so that `x.sum(0).exp()` reads from left to right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.dtypes import as_dtype
+from ..core.tensor import Tensor
+from ..ops.device import transfer
+from . import activation, array
+
+_METHODS = [
+    "abs", "all", "amax", "amin", "any", "argmax", "argmin", "broadcast_to", "ceil", "chunk", "clamp", "cos", "cumsum",
+    "diagonal", "erf", "exp", "expand", "expm1", "flatten", "flip", "floor", "gather", "index_select", "isfinite", "isnan",
+    "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "movedim", "neg",
+    "norm", "permute", "pow", "prod", "reciprocal", "relu", "repeat", "reshape", "roll", "round", "rsqrt", "sigmoid",
+    "sign", "sin", "softmax", "split", "sqrt", "square", "squeeze", "std", "sum", "tanh", "transpose", "tril", "triu",
+    "unbind", "unflatten", "unsqueeze", "var",
+]  # fmt: skip
+
+
+def _method(function: Any) -> Any:
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    method.__name__ = getattr(function, "__name__", None) or function.name
+    method.__doc__ = function.__doc__ if hasattr(function, "__name__") else f"{function!r}, elementwise."
+    return method
+
+
+def to(x: Tensor, target: Any) -> Tensor:
+    """x in another dtype, on another device ("cpu", "cuda", "cuda:1"), or in both as of another tensor. Gradients flow back."""
+    if isinstance(target, Tensor):
+        return to(to(x, target.device), target.dtype)
+    if isinstance(target, str) and target.partition(":")[0] in ("cpu", "cuda"):
+        return x if x.device == target else transfer(x, source=x.device, target=target)
+    dtype = as_dtype(target)
+    return x if x.dtype == dtype else array.astype(x, dtype=dtype)
+
+
+def _install() -> None:
+    for name in _METHODS:
+        setattr(Tensor, name, _method(getattr(array, name)))
+    more: dict[str, Any] = {
+        "to": to,
+        "half": lambda x: to(x, "float16"),
+        "float": lambda x: to(x, "float32"),
+        "double": lambda x: to(x, "float64"),
+        "int": lambda x: to(x, "int32"),
+        "long": lambda x: to(x, "int64"),
+        "bool": lambda x: to(x, "bool"),
+        "type_as": lambda x, other: to(x, other.dtype),
+        "cpu": lambda x: to(x, "cpu"),
+        "cuda": lambda x: to(x, "cuda"),
+        "clone": lambda x: array.copy(x),
+        "view": array.reshape,
+        "t": lambda x: array.transpose(x, 0, 1),
+        "dot": array.matmul,
+        "leaky_relu": activation.leaky_relu,
+    }
+    for name, function in more.items():
+        setattr(Tensor, name, function)
+    Tensor.T = property(lambda x: array.permute(x, tuple(range(x.ndim))[::-1]))  # type: ignore[attr-defined]
+    Tensor.mT = property(lambda x: array.transpose(x, -1, -2))  # type: ignore[attr-defined]
+    Tensor.__getitem__ = array.getitem  # type: ignore[attr-defined]
+    Tensor.__iter__ = lambda x: iter(array.unbind(x, 0))  # type: ignore[attr-defined]
+    Tensor.__matmul__ = lambda a, b: array.matmul(a, b)  # type: ignore[attr-defined]
+    Tensor.__rmatmul__ = lambda a, b: array.matmul(b, a)  # type: ignore[attr-defined]
+
+
+_install()

@@ -1,0 +1,217 @@
+"""Elementwise primitives: NumPy's broadcasting, PyTorch's promotion.
+
+Operands of different types are cast first, by an operation of the graph; a gradient that comes out in the broadcast shape is
+summed back here. So no rule below has to think of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import pi, sqrt as _sqrt
+from typing import Any
+
+from numpy import asarray, ndarray
+
+from ..core.dtypes import DEFAULT, result_type
+from ..core.graph import Node
+from ..core.mode import MODE, NORMAL
+from ..core.primitive import Primitive
+from ..core.tensor import Tensor
+
+_NONE: dict = {}
+
+
+class Elementwise(Primitive):
+    """A primitive whose arguments broadcast against each other.
+
+    floating: integers are computed with as float32. promoted: the inputs whose types combine (default: all).
+    """
+
+    def __init__(
+        self,
+        signature: str,
+        *rules: Callable | None,
+        floating: bool = False,
+        promoted: tuple[int, ...] | None = None,
+        kernel: Callable | None = None,
+    ):
+        super().__init__(signature, *rules, kernel=kernel)
+        self.floating = floating
+        self.promoted = tuple(range(self.inputs)) if promoted is None else promoted
+
+    def __call__(self, *args: Any, **params: Any) -> Any:
+        for x in args:
+            if isinstance(x, Tensor):
+                return super().__call__(*self.promote(args), **params)
+        return super().__call__(*args, **params)
+
+    def promote(self, args: tuple) -> list:
+        """The arguments with those of `promoted` cast to their common type."""
+        try:
+            dtype = result_type(*[args[i] for i in self.promoted])
+        except TypeError as error:
+            raise TypeError(f"{self.name}: {error}") from None
+        if self.floating and dtype.kind != "f":
+            dtype = DEFAULT
+        out = list(args)
+        for i in self.promoted:
+            x = args[i]
+            if getattr(x, "dtype", dtype) != dtype:
+                out[i] = astype(x, dtype=dtype) if isinstance(x, Tensor) else x.astype(dtype)
+        return out
+
+    def fit(self, g: Any, parent: Node) -> Any:
+        if g.shape != parent.shape:
+            g = sum_to(g, shape=parent.shape)
+        return g if g.dtype == parent.dtype else astype(g, dtype=parent.dtype)
+
+
+class Unary(Elementwise):
+    """One argument: the usual case goes a short way, everything else the general one."""
+
+    def __call__(self, x: Any) -> Any:  # type: ignore[override]
+        if not isinstance(x, Tensor):
+            return Primitive.__call__(self, x)
+        parent = x.node
+        if parent is None or MODE.get() is not NORMAL:
+            return Elementwise.__call__(self, x)
+        a = x._data
+        try:
+            out = self.kernels[None][type(a)](a)
+        except Exception:
+            return Elementwise.__call__(self, x)  # the first call, or an error to be explained
+        if type(out) is not ndarray and not hasattr(out, "strides"):
+            out = asarray(out)
+        rule = self.rules[0]
+        if rule is None:
+            return Tensor(out)
+        pick = rule.pick
+        saved = None if pick is None else pick((a, out))
+        return Tensor(out, Node(self, _NONE, (parent,), (saved,), out))
+
+
+class Binary(Elementwise):
+    """Two arguments of one type, or one and a Python number, go a short way; everything else the general one."""
+
+    def __call__(self, x: Any, y: Any) -> Any:  # type: ignore[override]
+        p = q = None
+        a, b = x, y
+        if isinstance(x, Tensor):
+            p = x.node
+            a = x._data
+        if isinstance(y, Tensor):
+            q = y.node
+            b = y._data
+        if p is None and q is None or MODE.get() is not NORMAL:
+            return Elementwise.__call__(self, x, y)
+        kind = type(a)
+        other = type(b)
+        if kind is other:
+            if a.dtype is not b.dtype:
+                return Elementwise.__call__(self, x, y)
+        elif other is float or other is int:
+            pass  # a tensor that requires gradients is floating, and a number next to it is weak
+        elif kind is float or kind is int:
+            kind = other
+        else:
+            return Elementwise.__call__(self, x, y)
+        try:
+            out = self.kernels[None][kind](a, b)
+        except Exception:
+            return Elementwise.__call__(self, x, y)
+        if type(out) is not ndarray and not hasattr(out, "strides"):
+            out = asarray(out)
+        left, right = self.rules
+        values = (a, b, out)
+        if p is None or left is None:
+            p = first = None
+        else:
+            first = None if left.pick is None else left.pick(values)
+        if q is None or right is None:
+            q = second = None
+        else:
+            second = None if right.pick is None else right.pick(values)
+        if p is None and q is None:
+            return Tensor(out)
+        return Tensor(out, Node(self, _NONE, (p, q), (first, second), out))
+
+
+# ---- types and copies
+astype = Primitive("astype(x) -> y", lambda g, _x, *, dtype: astype(g, dtype=_x.dtype), view=True)
+copy = Primitive("copy(x) -> y", lambda g: g)
+
+# ---- broadcasting, an adjoint pair
+sum_to = Primitive("sum_to(x) -> y", lambda g, _x, *, shape: broadcast_to(g, shape=_x.shape))
+broadcast_to = Primitive("broadcast_to(x) -> y", lambda g, _x, *, shape: sum_to(g, shape=_x.shape), view=True)
+
+# ---- arithmetic
+add = Binary("add(a, b) -> y", lambda g: g, lambda g: g)
+sub = Binary("sub(a, b) -> y", lambda g: g, lambda g: -g)
+mul = Binary("mul(a, b) -> y", lambda g, b: g * b, lambda g, a: g * a)
+div = Binary("div(a, b) -> y", lambda g, b: g / b, lambda g, y, b: -g * y / b, floating=True)
+neg = Unary("neg(x) -> y", lambda g: -g)
+square = Unary("square(x) -> y", lambda g, x: g * (2 * x))
+floor_divide = Binary("floor_divide(a, b) -> y", None, None)
+remainder = Binary("remainder(a, b) -> y", lambda g: g, lambda g, a, b: -g * floor_divide(a, b))
+
+
+def _one_less(b: Any) -> Any:
+    """The exponent of the derivative of a ** b. Where b is 0 the derivative is 0 anyway: 1 keeps 0 ** -1 away."""
+    if not hasattr(b, "dtype"):
+        return b - 1 if b else 1
+    return where(b == 0, 1.0, b - 1)
+
+
+pow = Binary(
+    "pow(a, b) -> y",
+    lambda g, a, b: g * (b * pow(a, _one_less(b))),
+    lambda g, a, y: log_gradient(g * y, a),
+)
+log_gradient = Elementwise(  # g * log(a), 0 where g is 0
+    "log_gradient(g, a) -> y",
+    lambda gy, a: log_gradient(gy, a),
+    lambda gy, g, a: gy * g / where(g == 0, 1.0, a),
+)
+maximum = Binary("maximum(a, b) -> y", lambda g, a, b: g * chosen(a, b), lambda g, a, b: g * chosen(b, a))
+minimum = Binary("minimum(a, b) -> y", lambda g, a, b: g * chosen(b, a), lambda g, a, b: g * chosen(a, b))
+chosen = Elementwise("chosen(a, b) -> y", None, None)  # 1 where a > b, half where equal: ties share the gradient
+abs = Unary("abs(x) -> y", lambda g, x: g * sign(x))
+sign = Unary("sign(x) -> y", None)
+where = Elementwise(
+    "where(c, a, b) -> y",
+    None,
+    lambda g, c: where(c, g, 0.0),
+    lambda g, c: where(c, 0.0, g),
+    promoted=(1, 2),
+)
+clamp = Elementwise("clamp(x) -> y", lambda g, x, **bounds: clamp_gradient(g, x, **bounds))
+clamp_gradient = Elementwise("clamp_gradient(g, x) -> gx", lambda gg, x, **bounds: clamp_gradient(gg, x, **bounds), None)
+
+# ---- functions
+exp = Unary("exp(x) -> y", lambda g, y: g * y, floating=True)
+expm1 = Unary("expm1(x) -> y", lambda g, y: g * (y + 1), floating=True)
+log = Unary("log(x) -> y", lambda g, x: g / x, floating=True)
+log1p = Unary("log1p(x) -> y", lambda g, x: g / (x + 1), floating=True)
+sqrt = Unary("sqrt(x) -> y", lambda g, y: g / (2 * y), floating=True)
+sin = Unary("sin(x) -> y", lambda g, x: g * cos(x), floating=True)
+cos = Unary("cos(x) -> y", lambda g, x: -g * sin(x), floating=True)
+tanh = Unary("tanh(x) -> y", lambda g, y: g * (1 - y * y), floating=True)
+erf = Unary("erf(x) -> y", lambda g, x: g * (exp(-x * x) * (2 / _sqrt(pi))), floating=True)
+sigmoid = Unary("sigmoid(x) -> y", lambda g, y: g * (y * (1 - y)), floating=True)
+softplus = Unary("softplus(x) -> y", lambda g, x: g * sigmoid(x), floating=True)
+relu = Unary("relu(x) -> y", lambda g, y: positive_part(g, y))
+positive_part = Elementwise("positive_part(g, y) -> gx", lambda gg, y: positive_part(gg, y), None)
+leaky_relu = Elementwise("leaky_relu(x) -> y", lambda g, x, *, slope: leaky_part(g, x, slope=slope))
+leaky_part = Elementwise("leaky_part(g, x) -> gx", lambda gg, x, *, slope: leaky_part(gg, x, slope=slope), None)
+
+# ---- steps and tests: no gradient flows
+floor = Unary("floor(x) -> y", None)
+ceil = Unary("ceil(x) -> y", None)
+round = Unary("round(x) -> y", None)
+isfinite = Unary("isfinite(x) -> y", None)
+isnan = Unary("isnan(x) -> y", None)
+invert = Unary("invert(x) -> y", None)
+eq, ne, lt, le, gt, ge, bitwise_and, bitwise_or, bitwise_xor = (
+    Binary(f"{name}(a, b) -> y", None, None)
+    for name in ("eq", "ne", "lt", "le", "gt", "ge", "bitwise_and", "bitwise_or", "bitwise_xor")
+)
