@@ -29,7 +29,7 @@ class Tensor:
     __hash__ = object.__hash__  # == compares elements, identity makes the hash
 
     def __init__(self, data: Any, node: Any = None):
-        self._data = data if type(data) is np.ndarray or hasattr(data, "strides") else np.asarray(data)
+        self._data = data if type(data) is np.ndarray else _as_array(data)
         self.node = node
 
     # ---- what it is
@@ -274,6 +274,11 @@ class Tensor:
         hooks = self.node.hooks
         hooks.append(hook)
         return lambda: hooks.remove(hook) if hook in hooks else None
+
+
+def _as_array(data: Any) -> Any:
+    """Whatever is no array yet (numbers, lists, NumPy's scalars) as a NumPy array."""
+    return data if hasattr(data, "strides") and not isinstance(data, np.generic) else np.asarray(data)
 
 
 def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
