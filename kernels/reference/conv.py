@@ -9,6 +9,8 @@ One product of matrices for each kernel position; groups are an axis of their ow
 
 from __future__ import annotations
 
+from math import prod
+
 from ..arrays import Array, namespace
 from ..geometry import ConvGeometry
 
@@ -37,7 +39,7 @@ def conv_weight(x: Array, y: Array, *, geometry: ConvGeometry) -> Array:
     padded = _pad(x, g)
     w = xp.zeros((g.groups, g.out_channels // g.groups, g.in_channels // g.groups, *g.kernel), xp.result_type(x, y))
     for tap, at in g.taps():
-        w[:, :, :, *tap] = xp.einsum("ngc...,ngk...->gkc", _split(padded[:, :, *at], 1, g), _split(y, 1, g))
+        w[:, :, :, *tap] = xp.einsum("ngcs,ngks->gkc", _flat(padded[:, :, *at], g), _flat(y, g))
     return w.reshape(g.w_shape)
 
 
@@ -48,3 +50,8 @@ def _pad(x: Array, g: ConvGeometry) -> Array:
 def _split(a: Array, axis: int, g: ConvGeometry) -> Array:
     """The channel axis as (groups, channels of a group)."""
     return a.reshape(*a.shape[:axis], g.groups, a.shape[axis] // g.groups, *a.shape[axis + 1 :])
+
+
+def _flat(a: Array, g: ConvGeometry) -> Array:
+    """An array of y's spatial size as (batch, groups, channels of a group, all positions)."""
+    return a.reshape(g.batch, g.groups, a.shape[1] // g.groups, prod(g.output))
