@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy import ndarray
 
 from ..kernels.arrays import namespace
 from .dtypes import DEFAULT, as_dtype
@@ -29,7 +30,7 @@ class Tensor:
     __hash__ = object.__hash__  # == compares elements, identity makes the hash
 
     def __init__(self, data: Any, node: Any = None):
-        self._data = data if type(data) is np.ndarray else _as_array(data)
+        self._data = data if node is not None or type(data) is ndarray else _as_array(data)
         self.node = node
 
     # ---- what it is

@@ -10,6 +10,8 @@ import numpy as np
 from ..core.tensor import Tensor
 from . import conv, device, elementwise, indexing, linalg, norm, pool, reduction, sampling, shape
 from .elementwise import (
+    Binary,
+    Unary,
     abs,
     add,
     bitwise_and,
@@ -33,8 +35,8 @@ from .elementwise import (
 
 
 def _install_operators() -> None:
-    def forward(op: Callable) -> Callable:
-        return lambda a, b: op(a, b)
+    def forward(op: Any) -> Callable:
+        return op.apply if isinstance(op, Binary) else lambda a, b: op(a, b)
 
     def reflected(op: Callable) -> Callable:
         return lambda a, b: op(b, a)
@@ -56,7 +58,7 @@ def _install_operators() -> None:
     for name, op in {"eq": eq, "ne": ne}.items():
         setattr(Tensor, f"__{name}__", comparison(op))
     for name, unary in {"neg": neg, "abs": abs, "invert": invert}.items():
-        setattr(Tensor, f"__{name}__", (lambda op: lambda a: op(a))(unary))
+        setattr(Tensor, f"__{name}__", unary.apply if isinstance(unary, Unary) else lambda a: invert(a))
     Tensor.__pos__ = lambda a: a  # type: ignore[attr-defined]
 
 

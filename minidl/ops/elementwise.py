@@ -15,7 +15,7 @@ from numpy import asarray, ndarray
 from ..core.dtypes import DEFAULT, result_type
 from ..core.graph import Node
 from ..core.mode import MODE, NORMAL
-from ..core.primitive import Primitive
+from ..core.primitive import Primitive, Rule
 from ..core.tensor import Tensor
 
 _NONE: dict = {}
@@ -66,74 +66,100 @@ class Elementwise(Primitive):
         return g if g.dtype == parent.dtype else astype(g, dtype=parent.dtype)
 
 
+def _keeper(rule: Rule) -> Any:
+    """What the short ways do for a rule: save the slot of this number, call this function, or (None) save nothing."""
+    if rule.pick is None:
+        return None
+    return rule.slots[0] if len(rule.slots) == 1 and rule.slots[0] >= 0 else rule.pick
+
+
 class Unary(Elementwise):
-    """One argument: the usual case goes a short way, everything else the general one."""
+    """One argument. The usual case goes a short way, `apply`; everything else the general one."""
+
+    def __init__(self, signature: str, rule: Callable, floating: bool = False):
+        super().__init__(signature, rule, floating=floating)
+        self.apply = _short_unary(self)
 
     def __call__(self, x: Any) -> Any:  # type: ignore[override]
-        if not isinstance(x, Tensor):
-            return Primitive.__call__(self, x)
-        parent = x.node
-        if parent is None or MODE.get() is not NORMAL:
-            return Elementwise.__call__(self, x)
-        a = x._data
-        try:
-            out = self.kernels[None][type(a)](a)
-        except Exception:
-            return Elementwise.__call__(self, x)  # the first call, or an error to be explained
-        if type(out) is not ndarray and not hasattr(out, "strides"):
-            out = asarray(out)
-        rule = self.rules[0]
-        if rule is None:
-            return Tensor(out)
-        pick = rule.pick
-        saved = None if pick is None else pick((a, out))
-        return Tensor(out, Node(self, _NONE, (parent,), (saved,), out))
+        return self.apply(x)
 
 
 class Binary(Elementwise):
-    """Two arguments of one type, or one and a Python number, go a short way; everything else the general one."""
+    """Two arguments of one type, or one and a Python number, go a short way, `apply`; everything else the general one."""
+
+    def __init__(self, signature: str, left: Callable, right: Callable, floating: bool = False):
+        super().__init__(signature, left, right, floating=floating)
+        self.apply = _short_binary(self)
 
     def __call__(self, x: Any, y: Any) -> Any:  # type: ignore[override]
-        p = q = None
-        a, b = x, y
+        return self.apply(x, y)
+
+
+# The short ways are closures: on small arrays looking things up on `self` would cost a tenth of the whole operation.
+def _short_unary(primitive: Unary) -> Callable:
+    known = primitive.kernels.setdefault(None, {})
+    keep = _keeper(primitive.rules[0])
+    general = Elementwise.__call__
+
+    def apply(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return Primitive.__call__(primitive, x)
+        parent = x.node
+        if parent is None or MODE.get() is not NORMAL:
+            return general(primitive, x)
+        a = x._data
+        try:
+            out = known[type(a)](a)
+        except Exception:
+            return general(primitive, x)  # the first call, or an error to be explained
+        if type(out) is not ndarray and not hasattr(out, "strides"):
+            out = asarray(out)
+        saved = None if keep is None else (a, out)[keep] if type(keep) is int else keep((a, out))
+        return Tensor(out, Node(primitive, _NONE, (parent,), (saved,), out))
+
+    return apply
+
+
+def _short_binary(primitive: Binary) -> Callable:
+    known = primitive.kernels.setdefault(None, {})
+    left, right = (_keeper(rule) for rule in primitive.rules)
+    general = Elementwise.__call__
+
+    def apply(x: Any, y: Any) -> Any:
+        a, b, p, q = x, y, None, None
         if isinstance(x, Tensor):
             p = x.node
             a = x._data
         if isinstance(y, Tensor):
             q = y.node
             b = y._data
-        if p is None and q is None or MODE.get() is not NORMAL:
-            return Elementwise.__call__(self, x, y)
+        if p is q is None or MODE.get() is not NORMAL:
+            return general(primitive, x, y)
         kind = type(a)
         other = type(b)
         if kind is other:
             if a.dtype is not b.dtype:
-                return Elementwise.__call__(self, x, y)
+                return general(primitive, x, y)
         elif other is float or other is int:
             pass  # a tensor that requires gradients is floating, and a number next to it is weak
         elif kind is float or kind is int:
             kind = other
         else:
-            return Elementwise.__call__(self, x, y)
+            return general(primitive, x, y)
         try:
-            out = self.kernels[None][kind](a, b)
+            out = known[kind](a, b)
         except Exception:
-            return Elementwise.__call__(self, x, y)
+            return general(primitive, x, y)  # the first call, or an error to be explained
         if type(out) is not ndarray and not hasattr(out, "strides"):
             out = asarray(out)
-        left, right = self.rules
-        values = (a, b, out)
-        if p is None or left is None:
-            p = first = None
-        else:
-            first = None if left.pick is None else left.pick(values)
-        if q is None or right is None:
-            q = second = None
-        else:
-            second = None if right.pick is None else right.pick(values)
-        if p is None and q is None:
-            return Tensor(out)
-        return Tensor(out, Node(self, _NONE, (p, q), (first, second), out))
+        first = second = None
+        if left is not None and p is not None:
+            first = (a, b, out)[left] if type(left) is int else left((a, b, out))
+        if right is not None and q is not None:
+            second = (a, b, out)[right] if type(right) is int else right((a, b, out))
+        return Tensor(out, Node(primitive, _NONE, (p, q), (first, second), out))
+
+    return apply
 
 
 # ---- types and copies
@@ -151,7 +177,7 @@ mul = Binary("mul(a, b) -> y", lambda g, b: g * b, lambda g, a: g * a)
 div = Binary("div(a, b) -> y", lambda g, b: g / b, lambda g, y, b: -g * y / b, floating=True)
 neg = Unary("neg(x) -> y", lambda g: -g)
 square = Unary("square(x) -> y", lambda g, x: g * (2 * x))
-floor_divide = Binary("floor_divide(a, b) -> y", None, None)
+floor_divide = Elementwise("floor_divide(a, b) -> y", None, None)
 remainder = Binary("remainder(a, b) -> y", lambda g: g, lambda g, a, b: -g * floor_divide(a, b))
 
 
@@ -176,7 +202,7 @@ maximum = Binary("maximum(a, b) -> y", lambda g, a, b: g * chosen(a, b), lambda 
 minimum = Binary("minimum(a, b) -> y", lambda g, a, b: g * chosen(b, a), lambda g, a, b: g * chosen(a, b))
 chosen = Elementwise("chosen(a, b) -> y", None, None)  # 1 where a > b, half where equal: ties share the gradient
 abs = Unary("abs(x) -> y", lambda g, x: g * sign(x))
-sign = Unary("sign(x) -> y", None)
+sign = Elementwise("sign(x) -> y", None)
 where = Elementwise(
     "where(c, a, b) -> y",
     None,
@@ -205,13 +231,13 @@ leaky_relu = Elementwise("leaky_relu(x) -> y", lambda g, x, *, slope: leaky_part
 leaky_part = Elementwise("leaky_part(g, x) -> gx", lambda gg, x, *, slope: leaky_part(gg, x, slope=slope), None)
 
 # ---- steps and tests: no gradient flows
-floor = Unary("floor(x) -> y", None)
-ceil = Unary("ceil(x) -> y", None)
-round = Unary("round(x) -> y", None)
-isfinite = Unary("isfinite(x) -> y", None)
-isnan = Unary("isnan(x) -> y", None)
-invert = Unary("invert(x) -> y", None)
+floor = Elementwise("floor(x) -> y", None)
+ceil = Elementwise("ceil(x) -> y", None)
+round = Elementwise("round(x) -> y", None)
+isfinite = Elementwise("isfinite(x) -> y", None)
+isnan = Elementwise("isnan(x) -> y", None)
+invert = Elementwise("invert(x) -> y", None)
 eq, ne, lt, le, gt, ge, bitwise_and, bitwise_or, bitwise_xor = (
-    Binary(f"{name}(a, b) -> y", None, None)
+    Elementwise(f"{name}(a, b) -> y", None, None)
     for name in ("eq", "ne", "lt", "le", "gt", "ge", "bitwise_and", "bitwise_or", "bitwise_xor")
 )
