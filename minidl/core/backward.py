@@ -271,11 +271,16 @@ def grad(
     return tuple(g if g is None or isinstance(g, Tensor) else Tensor(g) for g in results)
 
 
-def _fresh(func: Callable, inputs: Any) -> tuple[list[Tensor], Any]:
-    """Run func on leaves that share the arrays of the inputs."""
-    leaves = [Tensor(x._data if isinstance(x, Tensor) else x).requires_grad_() for x in _listed(inputs)]
+def _fresh(func: Callable, inputs: Any, create_graph: bool) -> tuple[list[Tensor], Any]:
+    """Run func on leaves that share the arrays of the inputs; with create_graph, on aliases that lead back to them."""
     with setting(recording=True):
-        return leaves, func(*leaves)
+        starts = [
+            alias(x)
+            if create_graph and isinstance(x, Tensor) and x.node is not None
+            else Tensor(x._data if isinstance(x, Tensor) else x).requires_grad_()
+            for x in _listed(inputs)
+        ]
+        return starts, func(*starts)
 
 
 def _like_inputs(inputs: Any, results: Sequence) -> Any:
@@ -288,7 +293,7 @@ def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
     inputs: a tensor or a tuple of them. v: of the output's shape; may be left out for an output of one element. The result
     has the shape of inputs; inputs that func ignores get zeros.
     """
-    leaves, out = _fresh(func, inputs)
+    leaves, out = _fresh(func, inputs, create_graph)
     found = grad(out, leaves, v, create_graph=create_graph, allow_unused=True)
     products = [Tensor(np.zeros_like(x._data)) if g is None else g for g, x in zip(found, leaves, strict=True)]
     return _outside(out, create_graph), _like_inputs(inputs, products)
@@ -300,7 +305,7 @@ def jvp(func: Callable, inputs: Any, v: Any, create_graph: bool = False) -> tupl
     v: a tensor or a tuple of them, of the inputs' shapes. Computed by differentiating the vector-Jacobian product, which is
     linear in its vector.
     """
-    leaves, out = _fresh(func, inputs)
+    leaves, out = _fresh(func, inputs, create_graph)
     outs = _listed(out)
     vectors = [Tensor(namespace(y._data).zeros_like(y._data)).requires_grad_() for y in outs]
     used = [(y, u) for y, u in zip(outs, vectors, strict=True) if y.node is not None]
@@ -319,7 +324,7 @@ def jvp(func: Callable, inputs: Any, v: Any, create_graph: bool = False) -> tupl
 
 def hvp(func: Callable, inputs: Any, v: Any, create_graph: bool = False) -> tuple[Any, Any]:
     """(func(*inputs), H . v): the product of the Hessian of a scalar function with a vector of the inputs' shapes."""
-    leaves, out = _fresh(func, inputs)
+    leaves, out = _fresh(func, inputs, create_graph)
     first = grad(out, leaves, create_graph=True, allow_unused=True)
     pairs = [(g, w) for g, w in zip(first, _listed(v), strict=True) if g is not None and g.node is not None]
     found: Sequence = [None] * len(leaves)
