@@ -1,1 +1,1 @@
-"""CUDA C++ kernels (*.cu) and their launchers. CuPy compiles them when they are first used; importing this costs nothing."""
+"""CUDA C++ kernels (*.cu) and their launchers. CuPy compiles what is used, when it is first used."""

@@ -8,7 +8,8 @@ early as they can. A node's saved arrays are dropped as soon as its rules have r
 from __future__ import annotations
 
 import linecache
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from .graph import FREED, Clock, Item, Junction, Leaf, Node, Spec
 from .mode import MODE, setting
 from .primitive import Primitive
 from .tensor import Tensor
+
+
+_NO_RULES = repeat(None)
 
 
 def sweep(
@@ -51,7 +55,7 @@ def sweep(
                     continue
         primitive = node.primitive
         if primitive is None:
-            if isinstance(node, Item):
+            if type(node) is Item:
                 (junction,) = node.parents
                 waiting[junction] -= 1
                 if g is not None:
@@ -59,7 +63,7 @@ def sweep(
                     parts[node.params] = parts[node.params] + g if node.params in parts else g
                 if not waiting[junction]:
                     ready.append(junction)
-            elif g is not None and wanted is None:
+            elif g is not None and wanted is None:  # a leaf
                 _settle(node, g, graph)
             continue
         saved = node.saved
@@ -72,37 +76,38 @@ def sweep(
         params = node.params
         if node.time < Clock.changed:
             primitive.check_unchanged(node)
-        gradients: Any
+        rules: Iterable[Any] = primitive.rules
         if g is None:  # nothing arrived, but the parents wait for this node
-            gradients = saved = [None] * len(parents)
+            rules = saved = _NO_RULES
         else:
-            if isinstance(node, Junction):
+            if type(node) is Junction:
                 g = tuple([g[i] if i in g else _zeros(s, graph) for i, s in enumerate(node.outputs)])
-            gradients = None if primitive.pull is None else primitive.pull(node, g, graph)
-        for i, parent in enumerate(parents):
-            if parent is None or parent not in waiting:
+            if primitive.pull is not None:
+                rules, saved = _NO_RULES, primitive.pull(node, g, graph)
+        for parent, rule, kept in zip(parents, rules, saved):  # noqa: B905 (the keyword would cost a tenth)
+            left = waiting.get(parent)
+            if left is None:  # no parent, or none of interest
                 continue
-            if gradients is not None:
-                gp = gradients[i]
+            if rule is None:
+                gp = kept
             else:
-                rule, slots, _ = primitive.rules[i]
+                call, slots, _ = rule
                 if graph:
-                    values = () if not slots else saved[i] if len(slots) > 1 else (saved[i],)
-                    gp = rule(g, *primitive.lift(node, slots, values), **params)
+                    values = () if not slots else kept if len(slots) > 1 else (kept,)
+                    gp = call(g, *primitive.lift(node, slots, values), **params)
                 elif not slots:
-                    gp = rule(g, **params)
+                    gp = call(g, **params)
                 elif len(slots) == 1:
-                    gp = rule(g, saved[i], **params)
+                    gp = call(g, kept, **params)
                 else:
-                    gp = rule(g, *saved[i], **params)
+                    gp = call(g, *kept, **params)
             if gp is not None:
                 if type(gp) is not ndarray and not graph and not hasattr(gp, "strides"):
                     gp = asarray(gp)
-                if gp.dtype is not parent.dtype or gp.shape != parent.shape:
-                    if gp.dtype != parent.dtype or gp.shape != parent.shape:
-                        gp = primitive.fit(gp, parent)
+                if gp.shape != parent.shape or (gp.dtype is not parent.dtype and gp.dtype != parent.dtype):
+                    gp = primitive.fit(gp, parent)
                 if anomaly:
-                    _check_finite(node, i, gp)
+                    _check_finite(node, parent, gp)
                 old = sums.get(parent)
                 if old is None:
                     sums[parent] = gp
@@ -112,7 +117,7 @@ def sweep(
                     sums[parent] = old + gp
                     if not graph and gp.ndim:
                         own.add(parent)
-            waiting[parent] = left = waiting[parent] - 1
+            waiting[parent] = left = left - 1
             if not left:
                 (leaves if type(parent) is Leaf else ready).append(parent)
         if not retain:
@@ -179,13 +184,14 @@ def _settle(leaf: Leaf, g: Any, graph: bool) -> None:
     leaf.grad = g
 
 
-def _check_finite(node: Node, slot: int, gp: Any) -> None:
+def _check_finite(node: Node, parent: Node, gp: Any) -> None:
     values = gp._data if isinstance(gp, Tensor) else gp
     finite = namespace(values).isfinite(values)
     if finite.all():
         return
     bad = int(values.size - finite.sum())
     nans = int(namespace(values).isnan(values).sum())
+    slot = list(node.parents).index(parent)
     name = node.primitive.slots[slot] if slot < node.primitive.inputs else f"number {slot}"
     where = "outside the detect_anomaly() block"
     if hasattr(node, "origin"):

@@ -18,7 +18,8 @@ from ..core.mode import MODE, NORMAL
 from ..core.primitive import Primitive, Rule
 from ..core.tensor import Tensor
 
-_NONE: dict = {}
+_NONE: dict = {}  # shared by all nodes without metadata
+_NOTHING = (None, None)  # and by those that save nothing
 
 
 class Elementwise(Primitive):
@@ -123,6 +124,8 @@ def _short_unary(primitive: Unary) -> Callable:
 def _short_binary(primitive: Binary) -> Callable:
     known = primitive.kernels.setdefault(None, {})
     left, right = (_keeper(rule) for rule in primitive.rules)
+    keeps = left is not None or right is not None
+    whole = type(left) is int and type(right) is int  # both rules name one array
     general = Elementwise.__call__
 
     def apply(x: Any, y: Any) -> Any:
@@ -138,7 +141,7 @@ def _short_binary(primitive: Binary) -> Callable:
         kind = type(a)
         other = type(b)
         if kind is other:
-            if a.dtype is not b.dtype:
+            if a is not b and a.dtype is not b.dtype:
                 return general(primitive, x, y)
         elif other is float or other is int:
             pass  # a tensor that requires gradients is floating, and a number next to it is weak
@@ -152,12 +155,19 @@ def _short_binary(primitive: Binary) -> Callable:
             return general(primitive, x, y)  # the first call, or an error to be explained
         if type(out) is not ndarray and not hasattr(out, "strides"):
             out = asarray(out)
-        first = second = None
-        if left is not None and p is not None:
-            first = (a, b, out)[left] if type(left) is int else left((a, b, out))
-        if right is not None and q is not None:
-            second = (a, b, out)[right] if type(right) is int else right((a, b, out))
-        return Tensor(out, Node(primitive, _NONE, (p, q), (first, second), out))
+        saved: tuple = _NOTHING
+        if keeps:
+            values = (a, b, out)
+            if whole:
+                saved = (None if p is None else values[left], None if q is None else values[right])
+            else:
+                first = second = None
+                if left is not None and p is not None:
+                    first = values[left] if type(left) is int else left(values)
+                if right is not None and q is not None:
+                    second = values[right] if type(right) is int else right(values)
+                saved = (first, second)
+        return Tensor(out, Node(primitive, _NONE, (p, q), saved, out))
 
     return apply
 

@@ -98,7 +98,7 @@ def test_third_order_gradients_of_a_small_conv_net():
             y = sum((g * minidl.tensor(d)).sum() for g, d in zip(gs, direction, strict=True))
         return float(y)
 
-    step = 1e-4
+    step = 2e-5
     for order in (1, 2, 3):
         along = directions[order - 1]
         forward, back = (

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -60,7 +60,10 @@ def unavailable() -> str | None:
     """Why kernels cannot run on the CPU here, or None where they can."""
     if not sys.platform.startswith("linux"):
         return "CUDA kernels run on the CPU on Linux only"
-    return None if compiler() else "no C++ compiler: install g++ or the package ziglang, or set CXX"
+    command = compiler()
+    if command is None:
+        return "no C++ compiler: install g++ or the package ziglang, or set CXX"
+    return None if shutil.which(command[0]) else f"the C++ compiler {command[0]} does not exist; CXX names it"
 
 
 def cache_directory() -> Path:
@@ -123,9 +126,9 @@ class HostKernel:
         if len(args) != len(self._parameters):
             raise TypeError(f"{self.name} takes {len(self._parameters)} arguments, {len(args)} were given")
         grid, block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
-        if not (0 < min(grid) and grid[0] < 2**31 and max(grid[1:]) < 2**16):
+        if not (min(grid) > 0 and grid[0] < 2**31 and max(grid[1:]) < 2**16):
             raise HostError(f"{self.name}: no device launches a grid of {grid} blocks")
-        if not (0 < min(block) and block[2] <= 64 and prod(block) <= 1024):
+        if not (min(block) > 0 and block[2] <= 64 and prod(block) <= 1024):
             raise HostError(f"{self.name}: no device launches blocks of {block} threads")
 
         fenced = _Fenced([a for a, p in zip(args, self._parameters, strict=True) if _is_pointer(a)])
@@ -194,7 +197,7 @@ def _shared_memory(code: str) -> str:
     return re.sub(r"__shared__\s+([^;=]+?)\s*;", static, code)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _version(command: tuple[str, ...]) -> str:
     return subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
 

@@ -48,7 +48,7 @@ constexpr size_t STACK = 64 * 1024;
 constexpr unsigned char POISON = 0xFF;  // NaN in every float type, -1 in every signed integer
 constexpr unsigned char STACK_MARK = 0xA5;
 
-// ---- threads ---------------------------------------------------------------------------------------------------------
+// ---- threads --------------------------------------------------------------------------------------------------------
 
 enum State { NEW, READY, AT_BARRIER, IN_WARP_OPERATION, FINISHED };
 
@@ -81,8 +81,8 @@ static Fiber* current;
 static jmp_buf scheduler;
 static std::vector<Fiber> fibers;
 static std::vector<Warp> warps;
-static std::vector<double2> dynamic_shared;                       // double2: aligned for every vector type
-static std::vector<std::pair<void*, size_t>> static_shared;       // __shared__ variables met in this block so far
+static std::vector<double2> dynamic_shared;                  // double2: aligned for every vector type
+static std::vector<std::pair<void*, size_t>> static_shared;  // __shared__ variables met in this block so far
 static char message[400];
 static void (*invoke)(void*);
 static void* invoked_with;
@@ -221,7 +221,8 @@ static bool run_grid() {
     return true;
 }
 
-// ---- shared memory: module.py turns `__shared__ float a[8];` into `static float a[8]; cuda_host::shared(&a, sizeof(a));`
+// ---- shared memory --------------------------------------------------------------------------------------------------
+// module.py turns `__shared__ float a[8];` into `static float a[8]; cuda_host::shared(&a, sizeof(a));`
 
 inline void shared(void* variable, size_t bytes) {
     size_t total = launched.shared_bytes + bytes;
@@ -234,7 +235,7 @@ inline void shared(void* variable, size_t bytes) {
     memset(variable, POISON, bytes);
 }
 
-// ---- warps -----------------------------------------------------------------------------------------------------------
+// ---- warps ----------------------------------------------------------------------------------------------------------
 
 inline void meet(unsigned mask, const char* operation) {
     Warp& warp = warps[current->number / WARP];
@@ -244,7 +245,8 @@ inline void meet(unsigned mask, const char* operation) {
         warp.expected = mask;
         warp.operation = operation;
     } else if (warp.expected != mask || strcmp(warp.operation, operation)) {
-        fail("lanes disagree: %s with mask %08x meets %s with mask %08x", operation, mask, warp.operation, warp.expected);
+        fail("lanes disagree: %s with mask %08x meets %s with mask %08x", operation, mask, warp.operation,
+             warp.expected);
     }
     warp.arrived |= lane;
     if (warp.arrived == warp.expected) {
@@ -271,7 +273,7 @@ T exchange(unsigned mask, T value, From from, const char* operation) {
     return value;
 }
 
-// ---- calling a kernel ------------------------------------------------------------------------------------------------
+// ---- calling a kernel -----------------------------------------------------------------------------------------------
 
 struct Parameter {
     int bytes;    // of the value, or of what the pointer points to (0: void)
@@ -297,7 +299,8 @@ int describe(void (*)(T...), Parameter* out) {
 
 template <typename... T, size_t... I>
 bool call(void (*kernel)(T...), const Launch& launch, void** arguments, std::index_sequence<I...>) {
-    std::tuple<void (*)(T...), std::tuple<std::remove_cv_t<T>...>> bound{kernel, {*(std::remove_cv_t<T>*)arguments[I]...}};
+    using Values = std::tuple<std::remove_cv_t<T>...>;
+    std::pair<void (*)(T...), Values> bound{kernel, Values{*(std::remove_cv_t<T>*)arguments[I]...}};
     invoke = [](void* p) {
         auto& [function, values] = *(decltype(bound)*)p;
         std::apply(function, values);
@@ -324,7 +327,7 @@ CUDA_HOST_EXPORT const char* cuda_host_message() { return cuda_host::message; }
         return cuda_host::call(__VA_ARGS__, *launch, arguments);                                        \
     }
 
-// ---- the part of CUDA C++ that kernels here use ----------------------------------------------------------------------
+// ---- the part of CUDA C++ that kernels here use ---------------------------------------------------------------------
 
 #define threadIdx (cuda_host::current->index)
 #define blockIdx (cuda_host::block_index)
@@ -352,7 +355,8 @@ inline void __syncwarp(unsigned mask = 0xffffffffu) { cuda_host::meet(mask, "__s
 
 // Within groups of `width` lanes; a lane that would read over its group's edge gets its own value.
 template <typename T> T __shfl_sync(unsigned mask, T v, int lane, int width = 32) {
-    return cuda_host::exchange(mask, v, [=](unsigned me) { return (me & -width) | (lane & (width - 1)); }, "__shfl_sync");
+    auto from = [=](unsigned me) { return (me & -width) | (lane & (width - 1)); };
+    return cuda_host::exchange(mask, v, from, "__shfl_sync");
 }
 template <typename T> T __shfl_up_sync(unsigned mask, T v, unsigned delta, int width = 32) {
     auto from = [=](unsigned me) { return (me & (width - 1)) >= delta ? me - delta : me; };

@@ -184,15 +184,19 @@ class _Library(types.ModuleType):
         return value
 
 
+class CUDARuntimeError(RuntimeError):
+    """What the CUDA runtime refuses."""
+
+
 class Device:
     """The one device there is."""
 
     __module__ = "cupy.cuda"
     compute_capability = "90"
 
-    def __init__(self, device: int = 0):
-        if int(device) != 0:
-            raise ValueError(f"the stand-in has device 0 only, not {device}")
+    def __init__(self, device: Any = None):
+        if int(device or 0) != 0:
+            raise CUDARuntimeError(f"the stand-in has device 0 only, not {device}")
         self.id = 0
 
     def __enter__(self) -> Device:
@@ -271,7 +275,7 @@ def _cupy() -> types.ModuleType:
             return to_device(np.asarray(a._host, dtype, order)) if dtype is not None or order is not None else a
         return to_device(np.array(a, dtype, order=order or "K"))  # another memory: always a copy
 
-    def array(a: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> ndarray:
+    def array(a: Any, dtype: Any = None, copy: bool = True, order: Any = "K") -> ndarray:
         return to_device(np.array(a._host if isinstance(a, ndarray) else a, dtype, order=order))
 
     def asnumpy(a: Any, *_: Any, **__: Any) -> np.ndarray:
@@ -286,17 +290,31 @@ def _cupy() -> types.ModuleType:
     def empty_like(a: ndarray, *args: Any, **kwargs: Any) -> ndarray:
         return to_device(_poisoned(np.empty_like(to_host(a), *args, **kwargs)))
 
-    for function in (asarray, array, asnumpy, get_array_module, empty, empty_like):
-        setattr(library, function.__name__, function)
-    library.asanyarray = asarray
-    library.ndarray, library.RawModule = ndarray, RawModule
-
-    cuda, stream = types.ModuleType("cupy.cuda"), Stream()
-    cuda.Device, cuda.Stream, cuda.get_current_stream = Device, Stream, lambda: stream
-    cuda.is_available = lambda: True
-    cuda.runtime = types.SimpleNamespace(getDevice=lambda: 0, getDeviceCount=lambda: 1, deviceSynchronize=lambda: None)
-    library.cuda = cuda
+    functions = (asarray, array, asnumpy, get_array_module, empty, empty_like)
+    vars(library).update({function.__name__: function for function in functions}, asanyarray=asarray)
+    stream, cuda = Stream(), types.ModuleType("cupy.cuda")
+    vars(cuda).update(
+        Device=Device,
+        Stream=Stream,
+        get_current_stream=lambda: stream,
+        is_available=lambda: True,
+        runtime=types.SimpleNamespace(
+            getDevice=lambda: 0,
+            getDeviceCount=lambda: 1,
+            deviceSynchronize=lambda: None,
+            CUDARuntimeError=CUDARuntimeError,
+        ),
+    )
+    vars(library).update(ndarray=ndarray, RawModule=RawModule, cuda=cuda)
     return library
+
+
+def _cupyx() -> dict[str, types.ModuleType]:
+    """The part of CuPy's second package that mirrors SciPy, by the names of its modules."""
+    import scipy.special
+
+    above = {name: types.ModuleType(name) for name in ("cupyx", "cupyx.scipy")}
+    return {**above, "cupyx.scipy.special": _Library("cupyx.scipy.special", scipy.special)}
 
 
 @contextlib.contextmanager
@@ -309,14 +327,14 @@ def installed() -> Iterator[types.ModuleType]:
     from ...kernels.cuda import launch
 
     def is_cupy(name: str) -> bool:
-        return name.partition(".")[0] == "cupy"
+        return name.partition(".")[0] in ("cupy", "cupyx")
 
     library = _cupy()
     aside = {name: module for name, module in sys.modules.items() if is_cupy(name)}
     registered = ndarray in table.HOME
     for name in aside:
         del sys.modules[name]
-    sys.modules["cupy"], sys.modules["cupy.cuda"] = library, library.cuda
+    sys.modules.update({"cupy": library, "cupy.cuda": library.cuda, **_cupyx()})
     table.HOME[ndarray] = "cuda"
     launch.forget()
     try:

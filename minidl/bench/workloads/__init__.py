@@ -1,0 +1,1 @@
+"""What is measured. Each module has `cases(library)`: name -> a function that runs once and returns seconds."""
