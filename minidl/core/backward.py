@@ -134,12 +134,11 @@ def _consumers(seeds: dict[Node, Any], wanted: set[Node] | None, cut: bool) -> d
         if cut and wanted is not None and node in wanted:
             continue
         for parent in node.parents:
-            if parent is not None:
-                if parent in waiting:
-                    waiting[parent] += 1
-                else:
-                    waiting[parent] = 1
-                    todo.append(parent)
+            if parent in waiting:
+                waiting[parent] += 1
+            elif parent is not None:
+                waiting[parent] = 1
+                todo.append(parent)
     if wanted is None:
         return waiting
     # keep only what leads to a wanted node; parents are older than their children, except for leaves changed in place
