@@ -13,13 +13,13 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
-from numpy import asarray, ndarray
+from numpy import ndarray
 
 from ..kernels.arrays import namespace
 from .graph import FREED, Clock, Item, Junction, Leaf, Node, Spec
 from .mode import MODE, setting
 from .primitive import Primitive
-from .tensor import Tensor
+from .tensor import Tensor, as_array
 
 
 _NO_RULES = repeat(None)
@@ -102,8 +102,8 @@ def sweep(
                 else:
                     gp = call(g, *kept, **params)
             if gp is not None:
-                if type(gp) is not ndarray and not graph and not hasattr(gp, "strides"):
-                    gp = asarray(gp)
+                if type(gp) is not ndarray and not graph:
+                    gp = as_array(gp)
                 if gp.shape != parent.shape or (gp.dtype is not parent.dtype and gp.dtype != parent.dtype):
                     gp = primitive.fit(gp, parent)
                 if anomaly:

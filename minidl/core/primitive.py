@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from numpy import asarray, ndarray
+from numpy import ndarray
 
 from ..kernels import table
 from .graph import Item, Junction, Leaf, Node, Spec, spec
 from .mode import MODE, Mode
-from .tensor import Tensor
+from .tensor import Tensor, as_array
 
 _SIGNATURE = re.compile(r"(\w+)\(([^)]*)\)\s*->\s*([^;]*)(?:;(.*))?")
 
@@ -151,13 +151,13 @@ class Primitive:
         if self.constant and not any(p is not None for p in parents):
             return Tensor(out) if self.single else tuple(map(Tensor, out))
         if self.single:
-            if type(out) is not ndarray and not hasattr(out, "strides"):
-                out = asarray(out)
+            if type(out) is not ndarray:
+                out = as_array(out)
             values.append(out)
             node = Node(self, params, parents, self.saved(parents, values), out)
             result: Any = Tensor(out, node)
         else:
-            outs = [o if hasattr(o, "strides") else asarray(o) for o in out]
+            outs = [as_array(o) for o in out]
             values.extend(outs)
             node = Junction(self, params, parents, self.saved(parents, values), outs)
             n = len(outs) if self.list_out else self.differentiable

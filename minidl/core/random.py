@@ -4,31 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-_generator = np.random.Generator(np.random.PCG64())
 
-
+@cache
 def generator() -> np.random.Generator:
     """The generator itself."""
-    return _generator
+    from numpy.random import PCG64, Generator  # a quarter of NumPy's import time, so only when it is needed
+
+    return Generator(PCG64())
 
 
 def manual_seed(seed: int) -> None:
     """Start the stream anew from `seed`; the same seed gives the same numbers on every machine."""
-    set_rng_state(np.random.PCG64(seed).state)
+    from numpy.random import PCG64
+
+    set_rng_state(PCG64(seed).state)
 
 
 def get_rng_state() -> dict[str, Any]:
     """The state of the stream: a dict of numbers and strings, fit for JSON."""
-    return _generator.bit_generator.state
+    return generator().bit_generator.state
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """Go back (or forward) to a state from `get_rng_state`."""
-    _generator.bit_generator.state = state
+    generator().bit_generator.state = state
 
 
 @contextmanager

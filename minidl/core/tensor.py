@@ -30,7 +30,7 @@ class Tensor:
     __hash__ = object.__hash__  # == compares elements, identity makes the hash
 
     def __init__(self, data: Any, node: Any = None):
-        self._data = data if node is not None or type(data) is ndarray else _as_array(data)
+        self._data = data if node is not None or type(data) is ndarray else as_array(data)
         self.node = node
 
     # ---- what it is
@@ -277,7 +277,7 @@ class Tensor:
         return lambda: hooks.remove(hook) if hook in hooks else None
 
 
-def _as_array(data: Any) -> Any:
+def as_array(data: Any) -> Any:
     """Whatever is no array yet (numbers, lists, NumPy's scalars) as a NumPy array."""
     return data if hasattr(data, "strides") and not isinstance(data, np.generic) else np.asarray(data)
 

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from math import pi, sqrt as _sqrt
 from typing import Any
 
-from numpy import asarray, ndarray
+from numpy import ndarray
 
 from ..core.dtypes import DEFAULT, result_type
 from ..core.graph import Node
 from ..core.mode import MODE, NORMAL
 from ..core.primitive import Primitive, Rule
-from ..core.tensor import Tensor
+from ..core.tensor import Tensor, as_array
 
 _NONE: dict = {}  # shared by all nodes without metadata
 _NOTHING = (None, None)  # and by those that save nothing
@@ -113,8 +113,8 @@ def _short_unary(primitive: Unary) -> Callable:
             out = known[type(a)](a)
         except Exception:
             return general(primitive, x)  # the first call, or an error to be explained
-        if type(out) is not ndarray and not hasattr(out, "strides"):
-            out = asarray(out)
+        if type(out) is not ndarray:
+            out = as_array(out)
         saved = None if keep is None else (a, out)[keep] if type(keep) is int else keep((a, out))
         return Tensor(out, Node(primitive, _NONE, (parent,), (saved,), out))
 
@@ -153,8 +153,8 @@ def _short_binary(primitive: Binary) -> Callable:
             out = known[kind](a, b)
         except Exception:
             return general(primitive, x, y)  # the first call, or an error to be explained
-        if type(out) is not ndarray and not hasattr(out, "strides"):
-            out = asarray(out)
+        if type(out) is not ndarray:
+            out = as_array(out)
         saved: tuple = _NOTHING
         if keeps:
             values = (a, b, out)
