@@ -7,16 +7,18 @@ A geometry is hashable, holds only ints and tuples of ints, and knows nothing of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Ints = tuple[int, ...]
+Sizes = int | Sequence[int]  # one number, or one for each spatial axis
 Pairs = tuple[tuple[int, int], ...]
 
 
@@ -24,9 +26,9 @@ def _axis(name: str, axis: int, rank: int) -> str:
     return f"{name} (spatial axis {axis} of {rank})"
 
 
-def _per_axis(name: str, value: object, rank: int, least: int) -> Ints:
+def per_axis(name: str, value: object, rank: int, least: int) -> Ints:
     """An int, or one int for each spatial axis, as a tuple of `rank` ints that are all >= least."""
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
+    values: tuple[Any, ...] = tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
     if len(values) == 1:
         values *= rank
     if len(values) != rank:
@@ -50,7 +52,7 @@ def _padding(padding: object, kernel: Ints, stride: Ints, dilation: Ints) -> Pai
         if any(s != 1 for s in stride):
             raise ValueError(f'padding="same" keeps the size only with stride 1; stride is {stride}')
         return tuple((d * (k - 1) // 2, d * (k - 1) - d * (k - 1) // 2) for k, d in zip(kernel, dilation, strict=True))
-    return tuple((p, p) for p in _per_axis("padding", padding, rank, 0))
+    return tuple((p, p) for p in per_axis("padding", padding, rank, 0))
 
 
 def _taps(kernel: Ints, stride: Ints, dilation: Ints, output: Ints) -> Iterator[tuple[Ints, tuple[slice, ...]]]:
@@ -116,9 +118,9 @@ class ConvGeometry:
     def of(
         x_shape: Ints,
         w_shape: Ints,
-        stride: int | Ints = 1,
-        padding: int | Ints | str = 0,
-        dilation: int | Ints = 1,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
         groups: int = 1,
     ) -> ConvGeometry:
         """Geometry of conv(x, w). Raises ValueError, naming the argument and the sizes, when they do not fit."""
@@ -128,10 +130,10 @@ class ConvGeometry:
     def transposed(
         y_shape: Ints,
         w_shape: Ints,
-        stride: int | Ints = 1,
-        padding: int | Ints = 0,
-        output_padding: int | Ints = 0,
-        dilation: int | Ints = 1,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        output_padding: Sizes = 0,
+        dilation: Sizes = 1,
         groups: int = 1,
     ) -> ConvGeometry:
         """Geometry of the convolution whose adjoint maps an array of `y_shape` up to x.
@@ -165,8 +167,8 @@ def _conv_of(x_shape, w_shape, stride, padding, dilation, groups) -> ConvGeometr
     rank = _check_ranks("input", x_shape, w_shape)
     batch, channels, *input = x_shape
     out_channels, per_group, *kernel = w_shape
-    stride = _per_axis("stride", stride, rank, 1)
-    dilation = _per_axis("dilation", dilation, rank, 1)
+    stride = per_axis("stride", stride, rank, 1)
+    dilation = per_axis("dilation", dilation, rank, 1)
     pairs = _padding(padding, tuple(kernel), stride, dilation)
     _check_groups(groups, channels, out_channels)
     if per_group * groups != channels:
@@ -192,10 +194,10 @@ def _conv_transposed(y_shape, w_shape, stride, padding, output_padding, dilation
     rank = _check_ranks("input", y_shape, w_shape)
     batch, channels, *size = y_shape
     kernel = w_shape[2:]
-    stride = _per_axis("stride", stride, rank, 1)
-    dilation = _per_axis("dilation", dilation, rank, 1)
-    pad = _per_axis("padding", padding, rank, 0)
-    extra = _per_axis("output_padding", output_padding, rank, 0)
+    stride = per_axis("stride", stride, rank, 1)
+    dilation = per_axis("dilation", dilation, rank, 1)
+    pad = per_axis("padding", padding, rank, 0)
+    extra = per_axis("output_padding", output_padding, rank, 0)
     if channels != w_shape[0]:
         raise ValueError(f"input has {channels} channels, but weight {w_shape} expects {w_shape[0]}")
     result = []
@@ -275,10 +277,10 @@ class PoolGeometry:
     @staticmethod
     def of(
         x_shape: Ints,
-        kernel_size: int | Ints,
-        stride: int | Ints | None = None,
-        padding: int | Ints = 0,
-        dilation: int | Ints = 1,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        padding: Sizes = 0,
+        dilation: Sizes = 1,
         ceil_mode: bool = False,
     ) -> PoolGeometry:
         """Geometry of a pooling of x; stride defaults to kernel_size. Raises ValueError when sizes do not fit."""
@@ -289,10 +291,10 @@ class PoolGeometry:
 def _pool_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode) -> PoolGeometry:
     batch, channels, *input = x_shape
     rank = len(input)
-    kernel = _per_axis("kernel_size", kernel_size, rank, 1)
-    stride = kernel if stride is None else _per_axis("stride", stride, rank, 1)
-    pad = _per_axis("padding", padding, rank, 0)
-    dilation = _per_axis("dilation", dilation, rank, 1)
+    kernel = per_axis("kernel_size", kernel_size, rank, 1)
+    stride = kernel if stride is None else per_axis("stride", stride, rank, 1)
+    pad = per_axis("padding", padding, rank, 0)
+    dilation = per_axis("dilation", dilation, rank, 1)
     output = []
     for axis, (n, k, s, p, d) in enumerate(zip(input, kernel, stride, pad, dilation, strict=True)):
         span = d * (k - 1) + 1

@@ -12,14 +12,19 @@ def power(a: Array, b: Array) -> Array:
 
 
 def chosen(a: Array, b: Array) -> Array:
-    """The share of maximum(a, b)'s gradient that goes to a: 1 where a is larger, half where they are equal."""
-    return (a > b) + namespace(a).asarray(0.5, a.dtype) * (a == b)
+    """The share of maximum(a, b)'s gradient that goes to a: 1 where a is larger, half where they are equal.
+
+    One of the two may be a Python number.
+    """
+    like = a if hasattr(a, "dtype") else b
+    return (a > b) + namespace(like).asarray(0.5, like.dtype) * (a == b)
 
 
 def log_gradient(g: Array, a: Array) -> Array:
-    """g * log(a), 0 where g is 0: the exponent's share of the gradient of a ** b."""
+    """g * log(a), 0 where g is 0: the exponent's share of the gradient of a ** b. a may be a Python number."""
     xp = namespace(g)
-    return g * xp.log(xp.where(g == 0, xp.asarray(1, a.dtype), a))
+    a = xp.asarray(a, getattr(a, "dtype", g.dtype))
+    return g * xp.log(xp.where(g == 0, xp.ones((), a.dtype), a))
 
 
 def where(condition: Array, a: Array, b: Array) -> Array:

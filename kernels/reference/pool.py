@@ -23,7 +23,8 @@ def max_pool(x: Array, *, geometry: PoolGeometry) -> tuple[Array, Array]:
     lowest = -xp.inf if x.dtype.kind == "f" else xp.iinfo(x.dtype).min
     padded = xp.pad(x, ((0, 0), (0, 0), *g.reach), constant_values=lowest)
     place = xp.pad(xp.arange(prod(g.input), dtype=INDEX).reshape(g.input), g.reach, constant_values=-1)
-    y = indices = None
+    y: Array = None
+    indices: Array = None
     for _, at in g.taps():
         value, where = padded[:, :, *at], xp.broadcast_to(place[at], g.y_shape)
         if y is None:

@@ -63,7 +63,7 @@ def sweep(
                     parts[node.params] = parts[node.params] + g if node.params in parts else g
                 if not waiting[junction]:
                     ready.append(junction)
-            elif g is not None and wanted is None:  # a leaf
+            elif g is not None and wanted is None and type(node) is Leaf:
                 _settle(node, g, graph)
             continue
         saved = node.saved
@@ -159,7 +159,7 @@ def _zeros(like: Spec, graph: bool) -> Any:
 
 
 def _run_hooks(node: Node, g: Any, graph: bool) -> Any:
-    for hook in tuple(node.hooks):
+    for hook in tuple(node.hooks or ()):
         with setting(recording=graph):
             result = hook(g if graph else Tensor(g))
         if result is not None:
@@ -234,7 +234,7 @@ def backward(
     """See Tensor.backward."""
     seed = _seed(output, gradient, create_graph)
     retain = create_graph if retain_graph is None else retain_graph
-    sweep({output.node: seed}, None, create_graph, retain)  # type: ignore[dict-item]
+    sweep({output.node: seed}, None, create_graph, retain)
 
 
 def _listed(value: Any) -> list:
@@ -266,9 +266,9 @@ def grad(
     for y, g in zip(outputs, given, strict=True):
         seed = _seed(y, g, create_graph)
         node = y.node
-        seeds[node] = seeds[node] + seed if node in seeds else seed  # type: ignore[index]
+        seeds[node] = seeds[node] + seed if node in seeds else seed
     retain = create_graph if retain_graph is None else retain_graph
-    found = sweep(seeds, {x.node for x in inputs}, create_graph, retain)  # type: ignore[misc]
+    found = sweep(seeds, {x.node for x in inputs}, create_graph, retain)
     results = [found.get(x.node) for x in inputs]
     for i, (x, g) in enumerate(zip(inputs, results, strict=True)):
         if g is None and not allow_unused:
@@ -399,7 +399,7 @@ class Fused(Primitive):
     def saved(self, parents: list, values: list) -> Any:
         return [values[s] for s in self.keep]
 
-    def pull(self, node: Node, g: Any, graph: bool) -> list:  # type: ignore[override]
+    def pull(self, node: Node, g: Any, graph: bool) -> list:
         if isinstance(node, Junction):
             g = g[0]
         if graph:

@@ -19,7 +19,7 @@ from .tensor import Tensor
 class _Checkpoint(Primitive):
     """A primitive whose meaning is the user's function; tensors that its closure reads are parents as well."""
 
-    def __call__(self, func: Callable, *args: Any) -> Any:  # type: ignore[override]
+    def __call__(self, func: Callable, *args: Any) -> Any:
         outer = MODE.get()
         state = random.get_rng_state()
         read: dict[Node, None] = {}
@@ -48,7 +48,7 @@ class _Checkpoint(Primitive):
                     y.node = Item(node, i, y._data)
         return tuple(outs) if many else outs[0]
 
-    def pull(self, node: Node, g: Any, graph: bool) -> list:  # type: ignore[override]
+    def pull(self, node: Node, g: Any, graph: bool) -> list:
         func, state, tensors = node.params["func"], node.params["state"], node.params["tensors"]
         args = [
             Tensor(value, parent) if is_tensor else value

@@ -8,6 +8,7 @@ freed the moment its last output is.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +34,10 @@ class Node:
 
     __slots__ = ("__weakref__", "dtype", "hooks", "origin", "params", "parents", "primitive", "saved", "shape", "time")
 
-    def __init__(self, primitive: Any, params: dict, parents: Any, saved: Any, out: Any):
+    hooks: list[Callable] | None
+    origin: tuple[str, int, str]  # file, line and function of the call; set only under detect_anomaly()
+
+    def __init__(self, primitive: Any, params: Any, parents: Any, saved: Any, out: Any):
         self.primitive = primitive
         self.params = params
         self.parents = parents
@@ -60,7 +64,7 @@ class Junction(Node):
 
     __slots__ = ("outputs",)
 
-    def __init__(self, primitive: Any, params: dict, parents: Any, saved: Any, outs: Any):
+    def __init__(self, primitive: Any, params: Any, parents: Any, saved: Any, outs: Any):
         Node.__init__(self, primitive, params, parents, saved, spec(outs[0]))
         self.outputs = tuple(map(spec, outs))
 
@@ -71,7 +75,7 @@ class Item(Node):
     __slots__ = ()
 
     def __init__(self, junction: Junction, index: int, out: Any):
-        Node.__init__(self, None, index, (junction,), None, out)  # type: ignore[arg-type]
+        Node.__init__(self, None, index, (junction,), None, out)
 
 
 FREED = object()  # stands for the saved arrays of a node that a backward pass has used up

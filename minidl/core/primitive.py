@@ -171,7 +171,7 @@ class Primitive:
     def saved(self, parents: list, values: list) -> Any:
         """For each rule that will run, what it named."""
         return [
-            None if p is None or r.pick is None else r.pick(values)
+            None if p is None or r is None or r.pick is None else r.pick(values)
             for p, r in zip(parents, self.rules, strict=True)
         ]
 
@@ -225,8 +225,10 @@ class ListPrimitive(Primitive):
     def saved(self, parents: list, values: list) -> Any:
         return None
 
-    def pull(self, node: Node, g: Any, graph: bool) -> list:  # type: ignore[override]
-        return list(self.rules[0].call(g, **node.params))  # type: ignore[union-attr]
+    def pull(self, node: Node, g: Any, graph: bool) -> list:
+        (rule,) = self.rules
+        assert rule is not None
+        return list(rule.call(g, **node.params))
 
     def _uses(self, node: Node, slot: int) -> bool:
         return False

@@ -23,12 +23,12 @@ def manual_seed(seed: int) -> None:
     """Start the stream anew from `seed`; the same seed gives the same numbers on every machine."""
     from numpy.random import PCG64
 
-    set_rng_state(PCG64(seed).state)
+    set_rng_state(dict(PCG64(seed).state))
 
 
 def get_rng_state() -> dict[str, Any]:
     """The state of the stream: a dict of numbers and strings, fit for JSON."""
-    return generator().bit_generator.state
+    return dict(generator().bit_generator.state)
 
 
 def set_rng_state(state: dict[str, Any]) -> None:

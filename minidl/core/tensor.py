@@ -17,8 +17,12 @@ from .graph import Leaf, touch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .declared import Declared
+else:
+    Declared = object
 
-class Tensor:
+
+class Tensor(Declared):
     """An n-dimensional array that can remember how it was computed.
 
     Make one with `minidl.tensor(data)`, which copies; `Tensor(array)` wraps an array without copying. Arithmetic follows
@@ -50,14 +54,16 @@ class Tensor:
                 f"shape and dtype must stay"
             )
         self._data = array
-        if type(self.node) is Leaf:
-            self.node.strides = array.strides
+        leaf = self._leaf()
+        if leaf is not None:
+            leaf.strides = array.strides
         self.mutated()
 
     def mutated(self) -> None:
         """Say that the array was changed in place. A graph that saved its old content will refuse to run backward."""
-        if type(self.node) is Leaf:
-            touch(self.node)
+        leaf = self._leaf()
+        if leaf is not None:
+            touch(leaf)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -128,7 +128,7 @@ def prod(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
         input, dim = reshape(input, (-1,)), 0
     dim = normalize_dim(dim, input.ndim)
     if input.shape[dim] == 0:
-        input = _broadcast_to(Tensor(np.ones(1, input.dtype)), shape=(*input.shape[:dim], 1, *input.shape[dim + 1 :]))
+        input = shape.pad(input, width=tuple((0, int(i == dim)) for i in range(input.ndim)), value=1)  # nothing is 1
     while (n := input.shape[dim]) > 1:
         parts = shape.split(input, axis=dim, sizes=(n // 2, n // 2, n % 2))
         half = mul(parts[0], parts[1])

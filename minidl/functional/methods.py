@@ -57,15 +57,15 @@ def _install() -> None:
         "t": lambda x: array.transpose(x, 0, 1),
         "dot": array.matmul,
         "leaky_relu": activation.leaky_relu,
+        "T": property(lambda x: array.permute(x, tuple(range(x.ndim))[::-1])),
+        "mT": property(lambda x: array.transpose(x, -1, -2)),
+        "__getitem__": array.getitem,
+        "__iter__": lambda x: iter(array.unbind(x, 0)),
+        "__matmul__": lambda a, b: array.matmul(a, b),
+        "__rmatmul__": lambda a, b: array.matmul(b, a),
     }
     for name, function in more.items():
         setattr(Tensor, name, function)
-    Tensor.T = property(lambda x: array.permute(x, tuple(range(x.ndim))[::-1]))  # type: ignore[attr-defined]
-    Tensor.mT = property(lambda x: array.transpose(x, -1, -2))  # type: ignore[attr-defined]
-    Tensor.__getitem__ = array.getitem  # type: ignore[attr-defined]
-    Tensor.__iter__ = lambda x: iter(array.unbind(x, 0))  # type: ignore[attr-defined]
-    Tensor.__matmul__ = lambda a, b: array.matmul(a, b)  # type: ignore[attr-defined]
-    Tensor.__rmatmul__ = lambda a, b: array.matmul(b, a)  # type: ignore[attr-defined]
 
 
 _install()

@@ -46,8 +46,10 @@ def batch_norm(
     out, mean, var = norm.batch_norm(input, gamma, beta, eps=eps)
     for running, batch in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
         if running is not None:
-            new = batch._data if isinstance(batch, Tensor) else batch
-            running.data = (running.data * (1 - momentum) + new * momentum).astype(running.dtype)
+            array = running.data  # in place: a state_dict shares this memory
+            array *= 1 - momentum
+            array += (batch._data if isinstance(batch, Tensor) else batch) * momentum
+            running.mutated()
     return out
 
 

@@ -59,7 +59,7 @@ def _install_operators() -> None:
         setattr(Tensor, f"__{name}__", comparison(op))
     for name, unary in {"neg": neg, "abs": abs, "invert": invert}.items():
         setattr(Tensor, f"__{name}__", unary.apply if isinstance(unary, Unary) else lambda a: invert(a))
-    Tensor.__pos__ = lambda a: a  # type: ignore[attr-defined]
+    setattr(Tensor, "__pos__", lambda a: a)  # noqa: B010
 
 
 _install_operators()

@@ -67,9 +67,9 @@ class Elementwise(Primitive):
         return g if g.dtype == parent.dtype else astype(g, dtype=parent.dtype)
 
 
-def _keeper(rule: Rule) -> Any:
+def _keeper(rule: Rule | None) -> Any:
     """What the short ways do for a rule: save the slot of this number, call this function, or (None) save nothing."""
-    if rule.pick is None:
+    if rule is None or rule.pick is None:
         return None
     return rule.slots[0] if len(rule.slots) == 1 and rule.slots[0] >= 0 else rule.pick
 
@@ -81,7 +81,7 @@ class Unary(Elementwise):
         super().__init__(signature, rule, floating=floating)
         self.apply = _short_unary(self)
 
-    def __call__(self, x: Any) -> Any:  # type: ignore[override]
+    def __call__(self, x: Any) -> Any:
         return self.apply(x)
 
 
@@ -92,7 +92,7 @@ class Binary(Elementwise):
         super().__init__(signature, left, right, floating=floating)
         self.apply = _short_binary(self)
 
-    def __call__(self, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def __call__(self, x: Any, y: Any) -> Any:
         return self.apply(x, y)
 
 

@@ -304,7 +304,7 @@ def test_hooks_see_replace_and_leave():
     remove()
     h.sum().backward()
     assert len(seen) == 1
-    x.register_hook(lambda g: "nonsense")  # type: ignore[arg-type, return-value]
+    x.register_hook(lambda g: "nonsense")
     with pytest.raises(TypeError, match=r"must return None or a tensor of shape \(3,\)"):
         (x * 1).sum().backward()
     with pytest.raises(RuntimeError, match="requires gradients"):
@@ -343,6 +343,17 @@ def test_a_leaf_changed_in_place_after_its_use_is_noticed(use):
     w.data[...] += 1
     w.mutated()
     with pytest.raises(RuntimeError, match=r"changed in place .* Run the forward pass again"):
+        y.backward()
+
+
+def test_a_leaf_changed_while_frozen_is_noticed_too():
+    w = leaf(2)
+    y = (w * w).sum()
+    w.requires_grad = False
+    w.data[...] = 5
+    w.mutated()
+    w.requires_grad = True
+    with pytest.raises(RuntimeError, match="changed in place"):
         y.backward()
 
 

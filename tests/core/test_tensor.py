@@ -359,3 +359,24 @@ def test_float16_survives_arithmetic():
 def test_mixed_types_in_a_layer_are_an_error():
     with pytest.raises(TypeError, match="input is float32 but weight is float64; give both the same type"):
         F.linear(minidl.ones(2), minidl.ones(2, 2, dtype="float64"))
+
+
+def test_type_checkers_know_exactly_what_tensors_can_do():
+    import ast
+    from pathlib import Path
+
+    import minidl.core
+
+    (declared,) = (
+        node
+        for node in ast.parse(Path(minidl.core.__file__).with_name("declared.pyi").read_text()).body
+        if isinstance(node, ast.ClassDef)
+    )
+    names = {node.name for node in declared.body if isinstance(node, ast.FunctionDef)}
+    written = set(vars(minidl.Tensor)) & names
+    assert names == written, f"declared but not there: {sorted(names - written)}"
+    source = ast.parse(Path(minidl.core.tensor.__code__.co_filename).read_text())
+    (own,) = (node for node in source.body if isinstance(node, ast.ClassDef))
+    defined = {node.name for node in own.body if isinstance(node, ast.FunctionDef)}
+    installed = {name for name, value in vars(minidl.Tensor).items() if callable(value) or isinstance(value, property)}
+    assert installed - defined - names <= {"__hash__"}, "installed but not declared"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,10 @@ COUNT = 2000  # operations in one run
 
 def cases(library: str) -> dict[str, Callable[[], float]]:
     array = np.random.default_rng(0).random((8, 8), dtype="float32")
-    dl: Any
+    dl: Any = import_module(library)
     if library == "torch":
-        import torch as dl
-
         dl.set_num_threads(1)
-        x, b = dl.tensor(array, requires_grad=True), dl.tensor(array)
-    else:
-        import minidl as dl
-
-        x, b = dl.tensor(array, requires_grad=True), dl.tensor(array)
+    x, b = dl.tensor(array, requires_grad=True), dl.tensor(array)
 
     def one(op: Callable) -> Callable[[], float]:
         def run() -> float:

@@ -1,0 +1,202 @@
+"""What all optimizers share: groups of parameters with their options, state, and the step over all of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from ..core.mode import enable_grad
+from ..core.tensor import Tensor, to_device
+from ..functional.creation import zeros_like
+
+Params = Iterable[Tensor] | Iterable[Mapping[str, Any]]
+Group = dict[str, Any]
+
+
+class Optimizer:
+    """The base of all optimizers; abstract. One defines `update`, and `check` for its options.
+
+    params: the tensors to optimise, or dicts {"params": tensors, option: value, …}, one for each group with options of
+    its own. defaults: the options of groups that say nothing else.
+
+    param_groups is a list of such dicts, complete, whose options may be changed at any time (the learning rate is
+    `param_groups[0]["lr"]`); state[p] holds what is remembered about parameter p: arrays like p, and numbers.
+    Raises TypeError or ValueError for what cannot be optimised and for options out of range.
+    """
+
+    def __init__(self, params: Params, defaults: Mapping[str, Any]):
+        self.defaults = dict(defaults)
+        self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+        self.param_groups: list[Group] = []
+        if isinstance(params, (Tensor, Mapping)):
+            raise TypeError(f"params must be a list of tensors or of groups, not one {type(params).__name__}")
+        listed: list[Any] = list(params)
+        if not listed:
+            raise ValueError("params is empty: there is nothing to optimise (an iterator that was used up?)")
+        for group in listed if isinstance(listed[0], Mapping) else [{"params": listed}]:
+            self.add_param_group(group)
+
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """Optimise more tensors: {"params": tensors, option: value, …}; options left out are the defaults."""
+        if not isinstance(param_group, Mapping) or "params" not in param_group:
+            raise TypeError(f'a group is a dict with the key "params", not {param_group!r}')
+        group = {**self.defaults, **param_group}
+        params = group["params"]
+        if isinstance(params, (set, frozenset)):
+            raise TypeError("params must have an order that is the same in every run: give a list, not a set")
+        group["params"] = params = [params] if isinstance(params, Tensor) else list(params)
+        number = len(self.param_groups)
+        known = {p: i for i, g in enumerate(self.param_groups) for p in g["params"]}
+        for i, p in enumerate(params):
+            where = f"params[{i}] of group {number}"
+            if not isinstance(p, Tensor):
+                raise TypeError(f"{where} is a {type(p).__name__}, not a tensor")
+            if not p.is_leaf:
+                raise ValueError(
+                    f"{where} (shape {p.shape}) is no leaf but a result in a graph: it cannot be optimised"
+                )
+            if not p.is_floating_point():
+                raise TypeError(f"{where} is {p.dtype}; only floating-point tensors can be optimised")
+            if p in known:
+                raise ValueError(
+                    f"{where} (shape {p.shape}) is in group {known[p]} already; each parameter goes in once"
+                )
+            known[p] = number
+        self.check(group)
+        self.param_groups.append(group)
+
+    def check(self, group: Group) -> None:
+        """Raise ValueError for options that make no sense. Optimizers add their own."""
+        at_least_zero(group, "lr", "weight_decay")
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters, or with False set them to 0."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:  # it may share its memory, so it is never written to
+                    p.grad = None if set_to_none else zeros_like(p.grad)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Change every parameter that has a gradient, in place.
+
+        closure: clears the gradients, computes the loss, calls backward() and returns the loss; it is called first, and
+        its result returned. Afterwards graphs that saved the old values refuse to run backward.
+        """
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    g = p.grad.data
+                    self.update(p.data, -g if group.get("maximize") else g, self.state[p], group)
+                    p.mutated()
+        return loss
+
+    def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
+        """Change the array p in place by its gradient g, which is not to be written to."""
+        raise NotImplementedError(f"{type(self).__name__} defines no update()")
+
+    # ---- state
+    def state_dict(self) -> dict[str, Any]:
+        """{"state": {number: {name: array or number}}, "param_groups": [{option: value, …, "params": numbers}]}.
+
+        Parameters are numbered in order. The arrays share memory with the optimizer's: copy what must outlive a step.
+        """
+        number = {p: i for i, p in enumerate(p for g in self.param_groups for p in g["params"])}
+        groups = [{**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups]
+        return {"state": {number[p]: dict(s) for p, s in self.state.items() if s}, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a state, also from one whose keys have become text and whose tuples have become lists (JSON).
+
+        Options are taken over as well. Raises ValueError if groups or shapes differ, and then nothing has been changed.
+        """
+        groups = [dict(g) for g in state_dict["param_groups"]]
+        sizes, own = [len(g["params"]) for g in groups], [len(g["params"]) for g in self.param_groups]
+        if sizes != own:
+            raise ValueError(f"the state has groups of {sizes} parameters, this optimizer of {own}")
+        numbers = [int(i) for g in groups for i in g["params"]]
+        params = dict(zip(numbers, (p for g in self.param_groups for p in g["params"]), strict=True))
+        state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+        for key, values in state_dict["state"].items():
+            p = params[int(key)]
+            state[p] = {name: _restored(p, int(key), name, value) for name, value in values.items()}
+        new = [
+            {name: _as_before(old.get(name), deepcopy(value)) for name, value in group.items() if name != "params"}
+            for group, old in zip(groups, self.param_groups, strict=True)
+        ]
+        for group in new:
+            self.check({**self.defaults, **group})
+        for old, group in zip(self.param_groups, new, strict=True):
+            old.update(group)
+        self.state = state
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {name}: {group[name]}" for name in sorted(group) if name != "params"]
+        return "\n".join([*lines, ")"])
+
+
+def _as_before(old: Any, value: Any) -> Any:
+    """JSON knows no tuples."""
+    return tuple(value) if isinstance(old, tuple) and isinstance(value, list) else value
+
+
+def _restored(p: Tensor, number: int, name: str, value: Any) -> Any:
+    """A loaded piece of state: a number, or an array of its own in the type, memory order and place of p."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    source = value.data if isinstance(value, Tensor) else value if hasattr(value, "strides") else np.asarray(value)
+    if name == "step" and source.size == 1:
+        return int(source)
+    if source.shape != p.shape:
+        raise ValueError(f"{name} of parameter {number} has shape {source.shape} in the state, the parameter {p.shape}")
+    array = np.empty_like(p.data)
+    array[...] = to_device(source, p.device)
+    return array
+
+
+# ---- for the optimizers
+def at_least_zero(group: Group, *names: str) -> None:
+    """Check that these options are numbers from 0 on."""
+    for name in names:
+        if name in group and not group[name] >= 0:
+            raise ValueError(f"{name} is {group[name]}; it must not be negative")
+
+
+def below_one(group: Group, *names: str) -> None:
+    """Check that these options (each a number, or several) lie from 0 to less than 1."""
+    for name in names:
+        values = group[name] if isinstance(group[name], (tuple, list)) else (group[name],)
+        if not all(0 <= v < 1 for v in values):
+            raise ValueError(f"{name} is {group[name]}; it must be at least 0 and less than 1")
+
+
+def decayed(g: Any, p: Any, weight_decay: float) -> Any:
+    """g + weight_decay · p, the gradient with an L2 penalty; g itself if there is none."""
+    if weight_decay == 0:
+        return g
+    total = np.multiply(p, weight_decay, out=np.empty_like(p))
+    total += g
+    return total
+
+
+def average(mean: Any, value: Any, keep: float, scratch: Any) -> None:
+    """mean = keep · mean + (1 - keep) · value, in place."""
+    mean *= keep
+    mean += np.multiply(value, 1 - keep, out=scratch)
+
+
+def like(p: Any, state: dict[str, Any], name: str, value: float = 0.0) -> Any:
+    """state[name], made when it is first asked for: an array like p, full of `value`."""
+    if name not in state:
+        state[name] = np.full_like(p, value)
+    return state[name]

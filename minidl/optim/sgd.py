@@ -1,0 +1,58 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .optimizer import Group, Optimizer, Params, at_least_zero, decayed
+
+
+class SGD(Optimizer):
+    """p -= lr · v, where v = momentum · v + (1 - dampening) · g, and g is the gradient plus weight_decay · p.
+
+    Without momentum v = g; the first v is g, whatever the dampening. nesterov (Sutskever et al. 2013): p moves by
+    g + momentum · v instead; it needs momentum and no dampening. maximize: uphill.
+    """
+
+    def __init__(
+        self, params: Params, lr: float = 1e-3, momentum: float = 0, dampening: float = 0, weight_decay: float = 0,
+        nesterov: bool = False, *, maximize: bool = False,
+    ):  # fmt: skip
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Group) -> None:
+        super().check(group)
+        at_least_zero(group, "momentum")
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ValueError(
+                f"nesterov needs momentum and no dampening; momentum is {group['momentum']}, "
+                f"dampening {group['dampening']}"
+            )
+
+    def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
+        g = decayed(g, p, group["weight_decay"])
+        scratch = np.empty_like(p)
+        momentum = group["momentum"]
+        if momentum != 0:
+            velocity = state.get("momentum_buffer")
+            if velocity is None:
+                velocity = state["momentum_buffer"] = np.empty_like(p)
+                velocity[...] = g
+            else:
+                velocity *= momentum
+                velocity += np.multiply(g, 1 - group["dampening"], out=scratch) if group["dampening"] else g
+            if group["nesterov"]:
+                g = np.add(np.multiply(velocity, momentum, out=scratch), g, out=scratch)
+            else:
+                g = velocity
+        p -= np.multiply(g, group["lr"], out=scratch)
