@@ -3,10 +3,10 @@
 `MODELS` is the list that the command line offers. It names things and imports nothing, so the list is free to read.
 """
 
+from typing import NamedTuple
+
 if __name__ != "minidl.models":
     raise ImportError(f"import minidl.models, not {__name__}")
-
-from typing import NamedTuple
 
 
 class Entry(NamedTuple):

@@ -1,0 +1,99 @@
+"""The folder that a run leaves behind.
+
+config.json                    what was asked for, and on which machine
+metrics.csv, metrics.jsonl     one line per epoch
+checkpoints/last.*, best.*     weights (safetensors) and, beside them, where training stood (JSON)
+*.png, summary.txt             what came out
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from .errors import RunFolderError
+from .files import reason, write_json
+
+# What a run writes: --overwrite removes these and nothing else.
+PRODUCTS = (
+    "config.json", "metrics.csv", "metrics.jsonl", "summary.txt", "*.png",
+    "checkpoints/*.safetensors", "checkpoints/*.json",
+)  # fmt: skip
+
+
+class RunFolder:
+    """Paths of a run, and the promise that they can be written. Make one with `RunFolder.create`."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.csv = self.path / "metrics.csv"
+        self.jsonl = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.summary = self.path / "summary.txt"
+
+    @classmethod
+    def create(cls, model: str, out: str | os.PathLike | None = None, overwrite: bool = False) -> RunFolder:
+        """A new folder: `out`, or runs/<model>-<date>-<time> under the current one.
+
+        Raises RunFolderError if `out` cannot be written, or is not empty and not to be overwritten. `overwrite` removes
+        an earlier run's files and nothing else.
+        """
+        try:
+            folder = cls(_unused(model) if out is None else out)
+            folder.path.mkdir(parents=True, exist_ok=True)
+            if any(folder.path.iterdir()):
+                if not overwrite:
+                    raise RunFolderError(
+                        f"{folder.path} is not empty: choose another folder, or replace the run in it with --overwrite"
+                    )
+                for pattern in PRODUCTS:
+                    for file in folder.path.glob(pattern):
+                        file.unlink()
+            folder.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"{out or 'runs'} cannot be made the run folder: {reason(error)}") from error
+        return folder
+
+    def require_space(self, megabytes: float) -> None:
+        """Raise RunFolderError now if the disk has less room than the run is going to need."""
+        free = shutil.disk_usage(self.path).free / 2**20
+        if free < megabytes:
+            raise RunFolderError(
+                f"{self.path}: the disk has {free:.0f} MB left, the run needs about {megabytes:.0f} MB: "
+                f"make room or choose another disk with --out"
+            )
+
+    def write_config(self, model: str, config: dict[str, Any]) -> None:
+        """config.json: the options, the command and the machine. Written first: a folder may refuse files."""
+        import numpy as np
+
+        from .. import __version__
+
+        write_json(
+            self.config,
+            {
+                "model": model,
+                "config": config,
+                "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+                "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+                "minidl": __version__,
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+            },
+        )
+
+
+def _unused(model: str) -> Path:
+    name = f"runs/{model}-{datetime.now():%Y%m%d-%H%M%S}"
+    path, number = Path(name), 1
+    while path.exists():  # a second run in the same second
+        number += 1
+        path = Path(f"{name}-{number}")
+    return path

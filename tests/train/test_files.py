@@ -1,0 +1,83 @@
+"""Files that are whole or not there, and messages about disks."""
+
+import errno
+import os
+
+import pytest
+
+from minidl.train import RunFolderError, write_atomic
+from minidl.train.files import append_line, to_csv
+from minidl.train.folder import RunFolder
+
+
+def test_write_atomic_writes_and_leaves_nothing_else(tmp_path):
+    write_atomic(tmp_path / "a", "ä\n")
+    write_atomic(tmp_path / "a", b"b")
+    assert (tmp_path / "a").read_bytes() == b"b"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "permission denied")],
+)
+def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch, number, words):
+    write_atomic(tmp_path / "a", "old")
+
+    def fail(*_):
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(RunFolderError, match=f"a cannot be written: .*{words}"):
+        write_atomic(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_write_atomic_cleans_up_after_ctrl_c(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "a", "new")
+    assert os.listdir(tmp_path) == []
+
+
+def test_append_line_says_what_is_wrong(tmp_path):
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        append_line(tmp_path / "missing" / "log", "x")
+
+
+def test_csv_keeps_every_digit_and_every_column():
+    text = to_csv([{"a": 1, "b": 0.1}, {"a": 2, "c": 1 / 3}])
+    assert text == "a,b,c\n1,0.1,\n2,,0.3333333333333333\n"
+
+
+def test_run_folder_gets_a_name_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = {RunFolder.create("ae").path for _ in range(3)}
+    assert len(folders) == 3
+    assert all(str(path).startswith("runs/ae-2") and path.is_dir() for path in folders)
+
+
+def test_run_folder_is_not_overwritten_unasked(tmp_path):
+    (tmp_path / "loss.png").write_text("earlier")
+    (tmp_path / "notes.md").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"is not empty.*--overwrite"):
+        RunFolder.create("ae", tmp_path)
+    RunFolder.create("ae", tmp_path, overwrite=True)
+    assert not (tmp_path / "loss.png").exists()
+    assert (tmp_path / "notes.md").read_text() == "mine"  # only a run's own files go
+
+
+def test_run_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunFolderError, match="cannot be made the run folder"):
+            RunFolder.create("ae", out)
+
+
+def test_run_folder_on_a_full_disk_is_noticed_at_once(tmp_path):
+    with pytest.raises(RunFolderError, match=r"the disk has .* MB left"):
+        RunFolder.create("ae", tmp_path).require_space(1e15)
