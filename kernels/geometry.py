@@ -306,7 +306,7 @@ def _pool_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode) -> Pool
         out = (room + (s - 1 if ceil_mode else 0)) // s + 1
         if ceil_mode and (out - 1) * s >= n + p:
             out -= 1  # the last window must start inside the input or the front padding
-        if n < 1 or room < 0 or out < 1:
+        if n < 1 or out < 1:
             raise ValueError(
                 f"the output would be empty: {_axis('input', axis, rank)} has size {n}, padding {p}, "
                 f"but the window of size {k} with dilation {d} spans {span}"

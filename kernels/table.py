@@ -157,10 +157,10 @@ TABLE: dict[str, Row] = {
     "diagonal":          every(indexing.diagonal),
     "diagonal_scatter":  every(indexing.diagonal_scatter),
     # products of matrices
-    "matmul":            every(linalg.matmul),
-    "linear":            every(linalg.linear),
-    "linear_weight":     every(linalg.linear_weight),
-    "contract":          every(linalg.contract),
+    "matmul":            on_cpu(linalg.matmul, "linalg.matmul"),
+    "linear":            on_cpu(linalg.linear, "linalg.linear"),
+    "linear_weight":     on_cpu(linalg.linear_weight, "linalg.linear_weight"),
+    "contract":          on_cpu(linalg.contract, "linalg.contract"),
     # fused
     "batch_norm":            every(normalization.batch_norm),
     "softmax_cross_entropy": every(normalization.softmax_cross_entropy),

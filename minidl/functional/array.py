@@ -579,7 +579,7 @@ def _parse_einsum(equation: str, operands: tuple) -> tuple[list[str], str]:
 def _tidy(x: Any, names: str) -> Any:
     """An index that occurs twice in one operand means its diagonal."""
     while repeated := [n for n in names if names.count(n) > 1]:
-        first, second = (i for i, n in enumerate(names) if n == repeated[0])
+        first, second = [i for i, n in enumerate(names) if n == repeated[0]][:2]
         x = movedim(diagonal(x, first, second), -1, first)
         names = names[:second] + names[second + 1 :]
     return x

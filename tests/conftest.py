@@ -1,0 +1,79 @@
+"""Hypothesis profiles, and a switch that turns skipped GPU tiers into failures.
+
+Most CUDA code is checked without a device: CUDA C++ runs on the CPU behind a shim and is compiled for real devices by
+NVRTC, numba.cuda runs in its simulator. Where a compiler or a library is missing these tests skip and say so.
+MINIDL_REQUIRE_GPU_TIERS=1 (set by .ci/run) does not let them: a skip in one of their files fails, and so does a run in
+which a tier passed no test. Tests marked `gpu` need a device and may always skip.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+TIERS = {
+    "CUDA C++ on the CPU": "tests/kernels/test_cuda_host*.py",
+    "CUDA C++ compiled by NVRTC": "tests/kernels/test_cuda_nvrtc*.py",
+    "numba.cuda in its simulator": "tests/kernels/test_numba_cuda*.py",
+}
+REQUIRED = os.environ.get("MINIDL_REQUIRE_GPU_TIERS") == "1"
+passed: set[str] = set()  # tiers
+
+
+def tier_of(file: str | Path) -> str | None:
+    return next((t for t, pattern in TIERS.items() if fnmatch(Path(file).as_posix(), f"*{pattern}")), None)
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport, tier: str | None) -> None:
+    if REQUIRED and tier and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"MINIDL_REQUIRE_GPU_TIERS is set, so this must run ({tier}). {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.get_closest_marker("gpu") is None:
+        refuse_skip(report, tier_of(item.path))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    refuse_skip(report, tier_of(collector.path))
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        tier = tier_of(report.nodeid.partition("::")[0])
+        if tier:
+            passed.add(tier)
+
+
+def missing(config: pytest.Config) -> list[str]:
+    worker = hasattr(config, "workerinput")  # of pytest-xdist: sees only its share
+    return [t for t in TIERS if t not in passed] if REQUIRED and not worker and not config.option.collectonly else []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if missing(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for tier in missing(config):
+        terminalreporter.write_line(f"MINIDL_REQUIRE_GPU_TIERS is set, but no test passed in: {tier}", red=True)

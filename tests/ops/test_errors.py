@@ -1,0 +1,282 @@
+"""Bad input: each error names the argument, the sizes given and what would fit. Nothing is computed silently wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import minidl
+import minidl.functional as F
+from minidl import Tensor
+
+
+def t(*shape: int, dtype: str = "float32", requires_grad: bool = False) -> Tensor:
+    return minidl.ones(*shape, dtype=dtype, requires_grad=requires_grad)
+
+
+# the call, the exception, and words that its message must contain
+BAD: dict[str, tuple[Callable[[], object], type[Exception], tuple[str, ...]]] = {
+    # shapes that do not match
+    "add": (lambda: t(2, 3) + t(2, 4), ValueError, ("(2,3)", "(2,4)", "add")),
+    "matmul": (lambda: t(2, 3) @ t(2, 4), ValueError, ("matmul", "input [2, 3]", "other [2, 4]", "must be equal")),
+    "matmul of a number": (lambda: minidl.matmul(t(), t(2)), ValueError, ("input has no axes", "use *")),
+    "linear features": (
+        lambda: F.linear(t(2, 3), t(4, 5)),
+        ValueError,
+        ("input has shape (2, 3)", "(4, 5)", "needs 5 features"),
+    ),
+    "linear bias": (
+        lambda: F.linear(t(2, 3), t(4, 3), t(3)),
+        ValueError,
+        ("linear", "bias has shape (3,)", "must have shape (4,)"),
+    ),
+    "linear weight": (lambda: F.linear(t(2, 3), t(3)), ValueError, ("weight has shape (3,)", "two axes (out, in)")),
+    "conv channels": (
+        lambda: F.conv2d(t(1, 3, 5, 5), t(2, 4, 3, 3)),
+        ValueError,
+        ("conv2d", "3 channels", "(2, 4, 3, 3)", "expects 4"),
+    ),
+    "conv bias": (lambda: F.conv2d(t(1, 1, 5, 5), t(2, 1, 3, 3), t(3)), ValueError, ("bias has shape (3,)", "(2,)")),
+    "transposed conv channels": (
+        lambda: F.conv_transpose2d(t(1, 3, 5, 5), t(2, 4, 3, 3)),
+        ValueError,
+        ("conv_transpose2d", "3 channels", "expects 2"),
+    ),
+    "mse_loss": (lambda: F.mse_loss(t(2, 3), t(3, 2)), ValueError, ("mse_loss", "(2, 3)", "(3, 2)", "must be equal")),
+    "cross_entropy": (
+        lambda: F.cross_entropy(t(4, 3), t(3, dtype="int64")),
+        ValueError,
+        ("cross_entropy", "(4, 3)", "class numbers", "(4,)", "int64[3]"),
+    ),
+    "class out of range": (
+        lambda: F.cross_entropy(t(2, 3), minidl.tensor([0, 3])),
+        ValueError,
+        ("class 3", "3 classes"),
+    ),
+    "batch_norm": (
+        lambda: F.batch_norm(t(4, 3), t(2), t(2)),
+        ValueError,
+        ("running_mean has shape (2,)", "must have shape (3,)"),
+    ),
+    "cat": (lambda: minidl.cat([t(2, 3), t(2, 4)]), ValueError, ("cat along axis 0", "tensors[1]", "(2, 4)", "(2, 3)")),
+    "stack": (lambda: minidl.stack([t(2), t(3)]), ValueError, ("stack", "tensors[1] has shape (3,)", "(2,)")),
+    "reshape": (lambda: t(2, 3).reshape(4, 2), ValueError, ("(2, 3)", "6 elements", "(4, 2)")),
+    "split": (lambda: minidl.split(t(5), [2, 2]), ValueError, ("[2, 2]", "do not add up to 5")),
+    "einsum sizes": (
+        lambda: minidl.einsum("ij,jk->ik", t(2, 3), t(4, 2)),
+        ValueError,
+        ("'j'", "length 3", "4 in operand 1"),
+    ),
+    "einsum axes": (lambda: minidl.einsum("ij->i", t(2, 3, 4)), ValueError, ("operand 0", "3 axes", "'ij' names 2")),
+    "einsum operands": (lambda: minidl.einsum("ij,jk->ik", t(2, 3)), ValueError, ("names 2 operands", "1 were given")),
+    "gather": (
+        lambda: minidl.gather(t(2, 3), 1, t(3, 3, dtype="int64")),
+        ValueError,
+        ("gather along axis 1", "int64[3, 3]", "[2, 3]"),
+    ),
+    "gradient": (lambda: (t(2, requires_grad=True) * 2).backward(t(3)), ValueError, ("(3,)", "(2,)")),
+    # types
+    "conv types": (
+        lambda: F.conv2d(t(1, 1, 5, 5), t(1, 1, 3, 3, dtype="float64")),
+        TypeError,
+        ("input is float32", "weight is float64", "same type"),
+    ),
+    "conv of integers": (
+        lambda: F.conv2d(t(1, 1, 5, 5, dtype="int64"), t(1, 1, 3, 3)),
+        TypeError,
+        ("conv2d", "input must be floating-point", "int64", ".float()"),
+    ),
+    "mean of integers": (lambda: t(3, dtype="int64").mean(), TypeError, ("mean", "int64", ".float()")),
+    "index of floats": (lambda: t(3)[t(2)], TypeError, ("whole numbers or booleans", "float32")),
+    "a list": (lambda: F.conv2d([[1.0]], t(1, 1, 3, 3)), TypeError, ("conv2d", "input must be a tensor", "list")),
+    "text": (lambda: t(3) + "1", TypeError, ("add", "tensors, arrays or numbers", "str")),
+    "bitwise and of floats": (lambda: t(3) & t(3), TypeError, ("bitwise_and",)),
+    "one_hot of floats": (lambda: F.one_hot(t(3), 2), TypeError, ("one_hot", "integers", "float32")),
+    # number of axes
+    "conv axes": (
+        lambda: F.conv2d(t(1, 5), t(1, 1, 3, 3)),
+        ValueError,
+        ("conv2d", "(1, 5)", "must have 4 axes", "or 3 without the batch"),
+    ),
+    "conv weight axes": (
+        lambda: F.conv2d(t(1, 1, 5, 5), t(1, 1, 3)),
+        ValueError,
+        ("conv2d", "(1, 1, 5, 5)", "(1, 1, 3)", "same number of spatial axes"),
+    ),
+    "pool axes": (lambda: F.max_pool3d(t(1, 1, 4, 4, 4, 4), 2), ValueError, ("max_pool3d", "must have 5 axes")),
+    "batch_norm axes": (
+        lambda: F.batch_norm(t(3), None, None, training=True),
+        ValueError,
+        ("(3,)", "batch and a channel axis"),
+    ),
+    "dim": (lambda: t(2, 3).sum(2), IndexError, ("dim 2", "2 axes", "-2 … 1")),
+    "dim twice": (lambda: t(2, 3).sum((0, -2)), ValueError, ("names an axis twice",)),
+    "permute": (lambda: t(2, 3).permute(0, 0), ValueError, ("(0, 0)", "2 axes")),
+    # convolution and pooling
+    "negative padding": (
+        lambda: F.conv2d(t(1, 1, 5, 5), t(1, 1, 3, 3), padding=-1),
+        ValueError,
+        ("conv2d", "padding is -1", "at least 0"),
+    ),
+    "negative padding of a pool": (
+        lambda: F.max_pool2d(t(1, 1, 5, 5), 2, padding=-1),
+        ValueError,
+        ("max_pool2d", "padding is -1", "at least 0"),
+    ),
+    "zero stride": (
+        lambda: F.conv2d(t(1, 1, 5, 5), t(1, 1, 3, 3), stride=0),
+        ValueError,
+        ("conv2d", "stride is 0", "at least 1"),
+    ),
+    "zero stride of a pool": (
+        lambda: F.avg_pool2d(t(1, 1, 5, 5), 2, stride=(1, 0)),
+        ValueError,
+        ("avg_pool2d", "stride is (1, 0)", "at least 1"),
+    ),
+    "zero dilation": (
+        lambda: F.conv1d(t(1, 1, 5), t(1, 1, 3), dilation=0),
+        ValueError,
+        ("dilation is 0", "at least 1"),
+    ),
+    "zero kernel": (lambda: F.max_pool2d(t(1, 1, 5, 5), 0), ValueError, ("kernel_size is 0", "at least 1")),
+    "fraction": (lambda: F.conv1d(t(1, 1, 5), t(1, 1, 3), stride=1.5), TypeError, ("stride is 1.5", "whole numbers")),  # type: ignore[arg-type]
+    "too many strides": (
+        lambda: F.conv2d(t(1, 1, 5, 5), t(1, 1, 3, 3), stride=(1, 1, 1)),
+        ValueError,
+        ("stride is (1, 1, 1)", "one number or 2"),
+    ),
+    "groups": (
+        lambda: F.conv2d(t(1, 3, 5, 5), t(4, 1, 3, 3), groups=2),
+        ValueError,
+        ("groups=2", "must divide", "input channels (3)", "output channels (4)"),
+    ),
+    "no groups": (lambda: F.conv2d(t(1, 3, 5, 5), t(4, 3, 3, 3), groups=0), ValueError, ("groups is 0", "at least 1")),
+    "empty output": (
+        lambda: F.conv2d(t(1, 1, 2, 5), t(1, 1, 3, 3)),
+        ValueError,
+        ("the output would be empty", "axis 0 of 2", "size 2", "spans 3"),
+    ),
+    "empty output of a transposed conv": (
+        lambda: F.conv_transpose1d(t(1, 1, 1), t(1, 1, 2), padding=1),
+        ValueError,
+        ("the output would be empty", "size 1", "size 0"),
+    ),
+    "empty output of a pool": (
+        lambda: F.max_pool2d(t(1, 1, 2, 2), 3),
+        ValueError,
+        ("the output would be empty", "size 2", "size 3"),
+    ),
+    "output_padding": (
+        lambda: F.conv_transpose1d(t(1, 1, 3), t(1, 1, 2), stride=2, output_padding=2),
+        ValueError,
+        ("output_padding must be smaller", "it is 2", "stride 2"),
+    ),
+    "same with a stride": (
+        lambda: F.conv1d(t(1, 1, 5), t(1, 1, 3), stride=2, padding="same"),
+        ValueError,
+        ('padding="same"', "stride 1", "stride is (2,)"),
+    ),
+    "unknown padding": (
+        lambda: F.conv1d(t(1, 1, 5), t(1, 1, 3), padding="full"),
+        ValueError,
+        ("'full'", '"same" or "valid"'),
+    ),
+    "padding of half a window": (
+        lambda: F.max_pool1d(t(1, 1, 5), 2, padding=2),
+        ValueError,
+        ("at most half", "it is 2 of 2"),
+    ),
+    "divisor": (
+        lambda: F.avg_pool2d(t(1, 1, 4, 4), 2, divisor_override=0),
+        ValueError,
+        ("divisor_override must not be 0",),
+    ),
+    "fold": (lambda: F.fold(t(1, 5, 4), (3, 3), 2), ValueError, ("5 rows", "4 elements")),
+    # empty, out of range, not a choice
+    "amax of nothing": (lambda: t(0, 3).amax(0), ValueError, ("amax", "axis 0", "(0, 3)", "empty")),
+    "mean of nothing": (lambda: t(0, 3).mean(0), ValueError, ("mean", "(0, 3)", "nothing to average")),
+    "var of one": (lambda: t(1).var(), ValueError, ("var", "1 elements", "correction=1")),
+    "batch_norm of one": (
+        lambda: F.batch_norm(t(1, 3), None, None, training=True),
+        ValueError,
+        ("(1, 3)", "1 value", "at least 2"),
+    ),
+    "dropout": (lambda: F.dropout(t(3), 1.5), ValueError, ("dropout", "p is 1.5", "0 to 1")),
+    "reduction": (lambda: F.mse_loss(t(3), t(3), reduction="avg"), ValueError, ("mse_loss", "'avg'", '"mean"')),
+    "probabilities": (
+        lambda: F.binary_cross_entropy(t(3) * 2, t(3)),
+        ValueError,
+        ("probabilities", "binary_cross_entropy_with_logits"),
+    ),
+    "label_smoothing": (
+        lambda: F.cross_entropy(t(2, 3), t(2, dtype="int64"), label_smoothing=2),
+        ValueError,
+        ("label_smoothing is 2", "0 to 1"),
+    ),
+    "gelu": (lambda: F.gelu(t(3), "erf"), ValueError, ("approximate is 'erf'", '"tanh"')),
+    "clamp": (lambda: minidl.clamp(t(3)), ValueError, ("min, max or both",)),
+    "pad": (lambda: F.pad(t(3), (4, 0), mode="reflect"), ValueError, ("(4, 0)", "axis 0 of size 3", "'reflect'")),
+    "roll": (lambda: minidl.roll(t(3), (1, 2), 0), ValueError, ("2 shifts for 1 dims",)),
+    # gradients
+    "integer leaf": (lambda: t(3, dtype="int64", requires_grad=True), TypeError, ("floating-point tensors", "int64")),
+    "integer leaf, later": (lambda: t(3, dtype="bool").requires_grad_(), TypeError, ("floating-point tensors", "bool")),
+    "integer tensor": (
+        lambda: minidl.tensor([1, 2], requires_grad=True),
+        TypeError,
+        ("floating-point tensors", "int64"),
+    ),
+    "no graph": (
+        lambda: t(3).sum().backward(),
+        RuntimeError,
+        ("does not depend on anything that requires a gradient",),
+    ),
+    "no implicit gradient": (lambda: t(3, requires_grad=True).backward(), RuntimeError, ("one element", "(3,)")),
+    "unused": (
+        lambda: minidl.grad(t(2, requires_grad=True).sum(), t(3, requires_grad=True)),
+        RuntimeError,
+        ("inputs[0]", "(3,)", "allow_unused"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name: str):
+    call, kind, words = BAD[name]
+    with pytest.raises(kind) as raised:
+        call()
+    message = "\n".join([str(raised.value), *getattr(raised.value, "__notes__", ())])
+    flat = re.sub(r"\s+", " ", message)
+    for word in words:
+        assert word in flat or word in message, f"{word!r} is not in {message!r}"
+
+
+def test_kernel_errors_name_the_operation_and_its_arguments():
+    with pytest.raises(IndexError) as raised:
+        t(3, requires_grad=True)[5]
+    assert any("getitem(x: float32[3])" in note for note in raised.value.__notes__)
+
+
+def test_errors_come_from_recorded_and_unrecorded_calls_alike():
+    for requires_grad in (False, True):
+        with pytest.raises(ValueError) as raised:
+            t(2, 3, requires_grad=requires_grad) + t(4, requires_grad=requires_grad)
+        assert any("add(a: float32[2, 3], b: float32[4])" in note for note in raised.value.__notes__)
+
+
+def test_backward_twice():
+    x = t(3, requires_grad=True)
+    y = (x * x).sum()
+    y.backward()
+    with pytest.raises(RuntimeError, match=r"already used this graph.*retain_graph=True"):
+        y.backward()
+
+
+def test_changed_between_forward_and_backward():
+    w = t(2, 3, requires_grad=True)
+    y = F.linear(t(1, 3, requires_grad=True), w)
+    w.data = np.zeros((2, 3), "float32")
+    with pytest.raises(RuntimeError, match=r"linear: argument w \(float32\[2, 3\]\) was changed in place"):
+        y.sum().backward()
