@@ -58,8 +58,12 @@ def _padding(padding: object, kernel: Ints, stride: Ints, dilation: Ints) -> Pai
 def _taps(kernel: Ints, stride: Ints, dilation: Ints, output: Ints) -> Iterator[tuple[Ints, tuple[slice, ...]]]:
     """For each kernel position: its index, and the slices of the padded input that it meets at all outputs."""
     for tap in product(*map(range, kernel)):
-        yield tap, tuple(
-            slice(k * d, k * d + s * (o - 1) + 1, s) for k, d, s, o in zip(tap, dilation, stride, output, strict=True)
+        yield (
+            tap,
+            tuple(
+                slice(k * d, k * d + s * (o - 1) + 1, s)
+                for k, d, s, o in zip(tap, dilation, stride, output, strict=True)
+            ),
         )
 
 
@@ -124,7 +128,9 @@ class ConvGeometry:
         groups: int = 1,
     ) -> ConvGeometry:
         """Geometry of conv(x, w). Raises ValueError, naming the argument and the sizes, when they do not fit."""
-        return _conv_of(tuple(x_shape), tuple(w_shape), _hashable(stride), _hashable(padding), _hashable(dilation), groups)
+        return _conv_of(
+            tuple(x_shape), tuple(w_shape), _hashable(stride), _hashable(padding), _hashable(dilation), groups
+        )
 
     @staticmethod
     def transposed(
@@ -227,7 +233,8 @@ def _check_groups(groups: int, in_channels: int, out_channels: int) -> None:
         raise ValueError(f"groups is {groups}: it must be at least 1")
     if in_channels % groups or out_channels % groups:
         raise ValueError(
-            f"groups={groups} must divide the number of input channels ({in_channels}) and output channels ({out_channels})"
+            f"groups={groups} must divide the number of input channels ({in_channels}) and output channels "
+            f"({out_channels})"
         )
 
 

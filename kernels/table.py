@@ -7,7 +7,6 @@ is chosen by name. An empty cell raises: nothing falls back silently.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -18,7 +17,6 @@ from .columns import COLUMNS
 from .reference import conv, elementwise, indexing, linalg, normalization, pool, reduction, shape
 
 Kernel = Callable[..., Any]
-
 
 
 class lazy:

@@ -12,8 +12,9 @@ from . import threads
 
 Array = np.ndarray
 
-# Multiply-adds. OpenBLAS itself uses one thread up to SERIAL. From there to SHARED, waking the others costs more than they
-# save, and far more on a busy machine: 1 M of them were measured at 0.02 ms with one thread, 0.3 to 35 ms with four.
+# Multiply-adds. OpenBLAS itself uses one thread up to SERIAL. From there to SHARED, waking the others costs more than
+# they save, and far more on a busy machine: 1 M of them were measured at 0.02 ms with one thread, 0.3 to 35 ms with
+# four.
 SERIAL = 2**18
 SHARED = 2**22
 

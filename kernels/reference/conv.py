@@ -1,4 +1,5 @@
-"""The convolution family: three functions, each computing one slot of the trilinear form <conv(x, w), y> from the others.
+"""The convolution family: three functions, each computing one slot of the trilinear form <conv(x, w), y> from the
+others.
 
     conv(x, w) -> y           (N, C, *I) * (K, C/G, *k) -> (N, K, *O)
     conv_input(y, w) -> x     its adjoint in x: the transposed convolution

@@ -33,7 +33,9 @@ def _plan(a: str, b: str, y: str) -> tuple[str, str, str, str]:
     columns = "".join(i for i in b if i not in a)
     summed = "".join(i for i in a if i in b and i not in y)
     if sorted(batch + rows + columns) != sorted(y) or len(set(a)) < len(a) or len(set(b)) < len(b):
-        raise ValueError(f"{a},{b}->{y} is no contraction of two arrays: an index occurs in one place only, or twice in one")
+        raise ValueError(
+            f"{a},{b}->{y} is no contraction of two arrays: an index occurs in one place only, or twice in one"
+        )
     return batch, rows, columns, summed
 
 
@@ -42,7 +44,7 @@ def contract(a: Array, b: Array, *, subscripts: tuple[str, str, str]) -> Array:
     names_a, names_b, names_y = subscripts
     batch, rows, columns, summed = _plan(*subscripts)
     size = dict(zip(names_a + names_b, a.shape + b.shape, strict=True))
-    lengths = lambda names: tuple(size[i] for i in names)  # noqa: E731
+    lengths = lambda names: tuple(size[i] for i in names)
     a = a.transpose([names_a.index(i) for i in batch + rows + summed])
     b = b.transpose([names_b.index(i) for i in batch + summed + columns])
     y = a.reshape(*lengths(batch), prod(lengths(rows)), prod(lengths(summed))) @ b.reshape(

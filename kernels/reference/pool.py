@@ -1,10 +1,10 @@
 """Pooling as adjoint pairs, x: (N, C, *I) and y: (N, C, *O).
 
-    max_pool(x) -> y, indices      the largest of each window and its flat position in the input plane (first on ties)
-    max_unpool(y, indices) -> x    adds each y where its index points
-    pool_at(x, indices) -> y       reads x where each index points; the adjoint of max_unpool
-    avg_pool(x) -> y               the mean of each window;  avg_unpool(y) -> x its adjoint
-    unfold(x) -> columns           every window laid out: (N, C, *k, *O);  fold(columns) -> x its adjoint
+max_pool(x) -> y, indices      the largest of each window and its flat position in the input plane (first on ties)
+max_unpool(y, indices) -> x    adds each y where its index points
+pool_at(x, indices) -> y       reads x where each index points; the adjoint of max_unpool
+avg_pool(x) -> y               the mean of each window;  avg_unpool(y) -> x its adjoint
+unfold(x) -> columns           every window laid out: (N, C, *k, *O);  fold(columns) -> x its adjoint
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Result:
-    """One case: median seconds of each side, and the median and the extremes of the ratios ours / theirs, pair by pair."""
+    """One case: median seconds of each side; median and extremes of the ratios ours / theirs, pair by pair."""
 
     case: str
     ours: float
@@ -42,7 +42,9 @@ class Side:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the worker for {self.library} has stopped (exit status {self.process.wait()}); see above")
+            raise RuntimeError(
+                f"the worker for {self.library} has stopped (exit status {self.process.wait()}); see above"
+            )
         return json.loads(line)
 
     def run(self, case: str) -> float:

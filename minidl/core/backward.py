@@ -1,8 +1,8 @@
 """Backward: one iterative sweep over the graph, and what is built on it.
 
 The sweep first counts, for every node that the gradient reaches, how many consumers it has; then it takes nodes whose
-consumers are all done, runs their rules and adds the results up. Leaves are finished first, so that gradients come out as
-early as they can. A node's saved arrays are dropped as soon as its rules have run, unless the graph is retained.
+consumers are all done, runs their rules and adds the results up. Leaves are finished first, so that gradients come out
+as early as they can. A node's saved arrays are dropped as soon as its rules have run, unless the graph is retained.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from .graph import FREED, Clock, Item, Junction, Leaf, Node, Spec
 from .mode import MODE, setting
 from .primitive import Primitive
 from .tensor import Tensor, as_array
-
 
 _NO_RULES = repeat(None)
 
@@ -197,8 +196,8 @@ def _check_finite(node: Node, parent: Node, gp: Any) -> None:
         file, line, function = node.origin
         where = f"at {file}:{line} in {function}\n    {linecache.getline(file, line).strip()}"
     raise ArithmeticError(
-        f"the gradient of {node.primitive.name} with respect to its argument {name} has {bad} of {values.size} elements "
-        f"that are not finite ({nans} NaN); the operation was called {where}"
+        f"the gradient of {node.primitive.name} with respect to its argument {name} has {bad} of {values.size} "
+        f"elements that are not finite ({nans} NaN); the operation was called {where}"
     )
 
 
@@ -252,8 +251,8 @@ def grad(
     """The gradients of the sum of `outputs` (weighted by grad_outputs) with respect to each of `inputs`.
 
     inputs may be leaves or results in the graph; `.grad` is not touched, and gradients of nothing else are computed.
-    retain_graph and create_graph are those of `Tensor.backward`. An input that the outputs do not depend on is an error,
-    or gives None with allow_unused. Returns a tuple with one tensor for each input.
+    retain_graph and create_graph are those of `Tensor.backward`. An input that the outputs do not depend on is an
+    error, or gives None with allow_unused. Returns a tuple with one tensor for each input.
     """
     outputs, inputs = _listed(outputs), _listed(inputs)
     given = [None] * len(outputs) if grad_outputs is None else _listed(grad_outputs)
@@ -272,7 +271,9 @@ def grad(
     results = [found.get(x.node) for x in inputs]
     for i, (x, g) in enumerate(zip(inputs, results, strict=True)):
         if g is None and not allow_unused:
-            raise RuntimeError(f"inputs[{i}] (shape {x.shape}) is not used by the outputs; allow_unused=True gives None")
+            raise RuntimeError(
+                f"inputs[{i}] (shape {x.shape}) is not used by the outputs; allow_unused=True gives None"
+            )
     return tuple(g if g is None or isinstance(g, Tensor) else Tensor(g) for g in results)
 
 
@@ -295,8 +296,8 @@ def _like_inputs(inputs: Any, results: Sequence) -> Any:
 def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) -> tuple[Any, Any]:
     """(func(*inputs), v . J): the product of a vector with the Jacobian of func at the inputs.
 
-    inputs: a tensor or a tuple of them. v: of the output's shape; may be left out for an output of one element. The result
-    has the shape of inputs; inputs that func ignores get zeros.
+    inputs: a tensor or a tuple of them. v: of the output's shape; may be left out for an output of one element. The
+    result has the shape of inputs; inputs that func ignores get zeros.
     """
     leaves, out = _fresh(func, inputs, create_graph)
     found = grad(out, leaves, v, create_graph=create_graph, allow_unused=True)
@@ -307,8 +308,8 @@ def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
 def jvp(func: Callable, inputs: Any, v: Any, create_graph: bool = False) -> tuple[Any, Any]:
     """(func(*inputs), J . v): the directional derivative of func at the inputs along v.
 
-    v: a tensor or a tuple of them, of the inputs' shapes. Computed by differentiating the vector-Jacobian product, which is
-    linear in its vector.
+    v: a tensor or a tuple of them, of the inputs' shapes. Computed by differentiating the vector-Jacobian product,
+    which is linear in its vector.
     """
     leaves, out = _fresh(func, inputs, create_graph)
     outs = _listed(out)
@@ -369,13 +370,15 @@ alias = Primitive("alias(x) -> y", lambda g: g, kernel=lambda x: x, view=True)
 
 
 class Fused(Primitive):
-    """A primitive that exists for speed: a kernel for the value, one for all gradients, and its meaning in basic primitives.
+    """A primitive that exists for speed: a kernel for the value, one for all gradients, and its meaning in basic
+    primitives.
 
-    backward(g, slots…, needs=, **params): bare arrays to a gradient (or None) for each input; `needs` says which are wanted.
-    plain(inputs…, **params): the same value from basic primitives. It is what is differentiated when the gradient is itself
-    to be differentiated, and the oracle of the tests.
+    backward(g, slots…, needs=, **params): bare arrays to a gradient (or None) for each input; `needs`: which ones.
+    plain(inputs…, **params): the same value from basic primitives. It is what is differentiated when the gradient is
+    itself to be differentiated, and the oracle of the tests.
     constant: inputs that no gradient flows to.
-    Only the first output carries gradients; what follows ";" in the signature are residuals, small arrays for `backward`.
+    Only the first output carries gradients; what follows ";" in the signature are residuals, small arrays for
+    `backward`.
     """
 
     def __init__(
@@ -403,7 +406,7 @@ class Fused(Primitive):
         if isinstance(node, Junction):
             g = g[0]
         if graph:
-            inputs = self.lift(node, range(self.inputs), node.saved)
+            inputs = self.lift(node, range(self.inputs), node.saved[: self.inputs])
             return replayed(self.plain, inputs, g, node.params, True)
         values = [node.saved[i] for i in self.at]
         needs = [p is not None for p in node.parents]

@@ -74,7 +74,8 @@ _checkpoint = _Checkpoint("checkpoint(args) -> y", kernel=lambda *args: None)
 def checkpoint(func: Callable, *args: Any) -> Any:
     """func(*args), keeping only the arguments; what func computed on the way is computed again during backward.
 
-    func returns a tensor or a tuple of tensors, and may use other tensors (its parameters) through its closure: they get
-    gradients too. Random numbers are the same in both runs. Gradients of any order work, and checkpoints may be nested.
+    func returns a tensor or a tuple of tensors, and may use other tensors (its parameters) through its closure: they
+    get gradients too. Random numbers are the same in both runs. Gradients of any order work, and checkpoints may be
+    nested.
     """
     return _checkpoint(func, *args)

@@ -1,8 +1,8 @@
 """Types of elements, and how they combine: PyTorch's promotion rules.
 
-Tensors with axes count more than tensors without, and those more than Python numbers: a lesser operand changes the result
-only if it is of a higher kind (bool < integer < float). Python numbers are weak; next to integers a Python float means
-float32.
+Tensors with axes count more than tensors without, and those more than Python numbers: a lesser operand changes the
+result only if it is of a higher kind (bool < integer < float). Python numbers are weak; next to integers a Python float
+means float32.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 
 DEFAULT = np.dtype("float32")
-DTYPES = tuple(
-    map(np.dtype, ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"))
-)
+DTYPES = tuple(map(np.dtype, ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")))
 _KIND = {"b": 0, "u": 1, "i": 1, "f": 2}
 _WEAK = {bool: np.dtype("bool"), int: np.dtype("int64"), float: DEFAULT}
 

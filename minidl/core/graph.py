@@ -1,8 +1,8 @@
 """The graph: nodes, what they keep, and the clock.
 
-A tensor is an array and a node. The node of a result knows the primitive that made it, the nodes of the arguments and the
-arrays that the gradient rules will need; it never refers to the result itself, so a graph has no reference cycles and is
-freed the moment its last output is.
+A tensor is an array and a node. The node of a result knows the primitive that made it, the nodes of the arguments and
+the arrays that the gradient rules will need; it never refers to the result itself, so a graph has no reference cycles
+and is freed the moment its last output is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What is switched on at this moment: one immutable tuple in a context variable, so each thread has its own.
 
-Switching is entering a block (`with no_grad():`) or decorating a function (`@no_grad()`); leaving restores exactly what was.
+Switching is entering a block (`with no_grad():`) or decorating a function (`@no_grad()`); leaving restores exactly what
+was.
 """
 
 from __future__ import annotations

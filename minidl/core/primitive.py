@@ -3,12 +3,12 @@
     mul = Primitive("mul(a, b) -> y", lambda g, b: g * b, lambda g, a: a * g)
 
 The signature names the slots: inputs, then outputs. The first parameter of a rule is the incoming gradient; its other
-positional parameters are slot names, and *they decide what is saved*. `_x` asks only for the shape and dtype of x, which
-costs nothing; `None` instead of a rule says that no gradient flows. Keyword parameters are the static metadata of the call.
-Rules are written with primitives, so gradients have gradients.
+positional parameters are slot names, and *they decide what is saved*. `_x` asks only for the shape and dtype of x,
+which costs nothing; `None` instead of a rule says that no gradient flows. Keyword parameters are the static metadata of
+the call. Rules are written with primitives, so gradients have gradients.
 
-A rule runs in one of two ways: on bare arrays, where each primitive is just its kernel, or, when the gradient is itself to
-be differentiated, on tensors. The same lambda serves both.
+A rule runs in one of two ways: on bare arrays, where each primitive is just its kernel, or, when the gradient is itself
+to be differentiated, on tensors. The same lambda serves both.
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ class Primitive:
 
     names: dict[str, Primitive] = {}  # every primitive by its name
 
-    def __init__(
-        self, signature: str, *rules: Callable | None, kernel: Callable | None = None, view: bool = False
-    ):
+    def __init__(self, signature: str, *rules: Callable | None, kernel: Callable | None = None, view: bool = False):
         self.view = view
         match = _SIGNATURE.fullmatch(signature.strip())
         if match is None:
@@ -188,7 +186,10 @@ class Primitive:
 
     def lift(self, node: Node, slots: Sequence[int], values: Sequence) -> list:
         """Saved arrays as tensors of the graph again. (Keeping outputs as tensors would make the graph a cycle.)"""
-        return [v if s < 0 or not hasattr(v, "strides") else Tensor(v, self._origin(node, s, v)) for s, v in zip(slots, values)]  # fmt: skip
+        return [
+            v if s < 0 or not hasattr(v, "strides") else Tensor(v, self._origin(node, s, v))
+            for s, v in zip(slots, values, strict=True)
+        ]
 
     def _origin(self, node: Node, slot: int, value: Any) -> Node | None:
         if slot < self.inputs:
@@ -207,9 +208,9 @@ class Primitive:
             if type(leaf) is Leaf and leaf.time > node.time and self._uses(node, slot):
                 name = self.slots[slot] if slot < self.inputs and not self.list_in else f"number {slot}"
                 raise RuntimeError(
-                    f"{self.name}: argument {name} ({leaf.dtype}{list(leaf.shape)}) was changed in place (by an optimizer "
-                    f"step, load_state_dict or mutated()) after the forward pass used it; its gradient would be wrong. "
-                    f"Run the forward pass again before backward()"
+                    f"{self.name}: argument {name} ({leaf.dtype}{list(leaf.shape)}) was changed in place (by an "
+                    f"optimizer step, load_state_dict or mutated()) after the forward pass used it; its gradient would "
+                    f"be wrong. Run the forward pass again before backward()"
                 )
 
     def _uses(self, node: Node, slot: int) -> bool:
@@ -220,7 +221,7 @@ class Primitive:
 
 
 class ListPrimitive(Primitive):
-    """A primitive of one starred input: its single rule takes (g, **params) and returns a gradient for every element."""
+    """A primitive of one starred input: its only rule takes (g, **params) and returns a gradient for every element."""
 
     def saved(self, parents: list, values: list) -> Any:
         return None
@@ -246,4 +247,3 @@ def calling_line() -> tuple[str, int, str]:
     while frame.f_back is not None and (frame.f_globals.get("__name__", "") + ".").startswith(package):
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
-

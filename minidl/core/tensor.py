@@ -25,8 +25,9 @@ else:
 class Tensor(Declared):
     """An n-dimensional array that can remember how it was computed.
 
-    Make one with `minidl.tensor(data)`, which copies; `Tensor(array)` wraps an array without copying. Arithmetic follows
-    NumPy's broadcasting and PyTorch's type promotion. Tensors are not changed in place: `x += y` makes a new tensor.
+    Make one with `minidl.tensor(data)`, which copies; `Tensor(array)` wraps an array without copying. Arithmetic
+    follows NumPy's broadcasting and PyTorch's type promotion. Tensors are not changed in place: `x += y` makes a new
+    tensor.
     """
 
     __slots__ = ("__weakref__", "_data", "_frozen", "node")
@@ -193,13 +194,15 @@ class Tensor(Declared):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise TypeError(
-            "tensors are not changed in place: build a new one (minidl.where, cat, pad), or write to x.data of a tensor "
-            "that no graph has used and call x.mutated()"
+            "tensors are not changed in place: build a new one (minidl.where, cat, pad), or write to x.data of a "
+            "tensor that no graph has used and call x.mutated()"
         )
 
     def __deepcopy__(self, memo: dict) -> Tensor:
         if self.node is not None and type(self.node) is not Leaf:
-            raise RuntimeError("only tensors made by the user can be deep-copied, not results in a graph: detach() first")
+            raise RuntimeError(
+                "only tensors made by the user can be deep-copied, not results in a graph: detach() first"
+            )
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         twin._data = self._data.copy(order="K")
@@ -253,12 +256,12 @@ class Tensor(Declared):
             raise RuntimeError("only leaves that require gradients hold one")
         if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape):
             got = value.shape if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"the gradient of a tensor of shape {self.shape} must be a tensor of that shape, not {got}")
+            raise ValueError(
+                f"the gradient of a tensor of shape {self.shape} must be a tensor of that shape, not {got}"
+            )
         leaf.grad = value
 
-    def backward(
-        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
-    ) -> None:
+    def backward(self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
         """Add the gradient of this tensor to `.grad` of every leaf it was computed from.
 
         gradient: what flows in, of this tensor's shape; needed unless it has one element (then 1).
@@ -327,7 +330,9 @@ def _holds_arrays(data: Any) -> bool:
 
 def as_tensor(data: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
     """`data` as a tensor, without a copy where it already is one or is an array of the right dtype and device."""
-    result = data if isinstance(data, Tensor) else Tensor(data) if hasattr(data, "strides") else tensor(data, dtype=dtype)
+    result = (
+        data if isinstance(data, Tensor) else Tensor(data) if hasattr(data, "strides") else tensor(data, dtype=dtype)
+    )
     as_dtype(result.dtype)
     if dtype is not None and result.dtype != as_dtype(dtype):
         result = tensor(result, dtype=dtype)
@@ -354,7 +359,9 @@ def _cupy() -> Any:
     try:
         import cupy
     except ImportError:
-        raise RuntimeError("CUDA arrays need CuPy: pip install 'minidl[cuda]' on a machine with an NVIDIA driver") from None
+        raise RuntimeError(
+            "CUDA arrays need CuPy: pip install 'minidl[cuda]' on a machine with an NVIDIA driver"
+        ) from None
     return cupy
 
 

@@ -1,4 +1,4 @@
-"""Activation functions that are not plain elementwise functions of `minidl.functional.array`, linear maps and dropout."""
+"""Activation functions beyond the elementwise primitives, linear maps and dropout."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 from ..core.random import generator
 from ..core.tensor import Tensor, to_device
 from ..ops import linalg, sampling
-from ..ops.elementwise import erf, exp, expm1, maximum, minimum, relu, sigmoid, softplus as _softplus, tanh, where
+from ..ops.elementwise import erf, expm1, minimum, relu, sigmoid, tanh, where
 from ..ops.elementwise import leaky_relu as _leaky_relu
+from ..ops.elementwise import softplus as _softplus
 from .arguments import check_floating, check_shape
 from .array import clamp
 
@@ -71,8 +72,8 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
         raise ValueError(f"linear: weight has shape {tuple(weight.shape)}; it must have two axes (out, in)")
     if input.ndim == 0 or input.shape[-1] != weight.shape[1]:
         raise ValueError(
-            f"linear: input has shape {tuple(input.shape)}, but weight {tuple(weight.shape)} needs {weight.shape[1]} features "
-            f"on the last axis"
+            f"linear: input has shape {tuple(input.shape)}, but weight {tuple(weight.shape)} needs {weight.shape[1]} "
+            f"features on the last axis"
         )
     if bias is not None:
         check_shape("linear", "bias", bias, (weight.shape[0],))
@@ -80,14 +81,18 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:
-    """While training, each element becomes 0 with probability p, and the others are divided by 1 - p. Srivastava et al. 2014."""
+    """While training, each element becomes 0 with probability p, and the others are divided by 1 - p.
+
+    Srivastava et al. 2014.
+    """
     return _dropout(input, p, training, input.shape)
 
 
 def _channel_dropout(rank: int, input: Any, p: float, training: bool) -> Any:
     if input.ndim not in (rank + 1, rank + 2):
         raise ValueError(
-            f"dropout{rank}d: input has shape {tuple(input.shape)}; it must have {rank + 2} axes, or {rank + 1} unbatched"
+            f"dropout{rank}d: input has shape {tuple(input.shape)}; it must have {rank + 2} axes, or {rank + 1} "
+            f"unbatched"
         )
     return _dropout(input, p, training, (*input.shape[:-rank], *(1,) * rank))
 
@@ -120,6 +125,6 @@ def _dropout(input: Any, p: float, training: bool, mask_shape: tuple[int, ...]) 
 
 
 __all__ = [
-    "dropout", "dropout1d", "dropout2d", "dropout3d", "elu", "exp", "gelu", "hardtanh", "leaky_relu", "linear",
-    "logsigmoid", "maximum", "relu", "relu6", "selu", "sigmoid", "silu", "softplus", "tanh",
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "elu", "gelu", "hardtanh", "leaky_relu", "linear",
+    "logsigmoid", "relu", "relu6", "selu", "sigmoid", "silu", "softplus", "tanh",
 ]  # fmt: skip

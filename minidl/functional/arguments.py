@@ -33,7 +33,8 @@ def check_floating(function: str, **arrays: Any) -> None:
             first = (name, value.dtype)
         elif value.dtype != first[1]:
             raise TypeError(
-                f"{function}: {first[0]} is {first[1]} but {name} is {value.dtype}; give both the same type with .to(dtype)"
+                f"{function}: {first[0]} is {first[1]} but {name} is {value.dtype}; give both the same type with "
+                f".to(dtype)"
             )
 
 
@@ -49,7 +50,9 @@ def normalize_dim(dim: int, ndim: int) -> int:
     except AttributeError:
         raise TypeError(f"dim must be a whole number, not {dim!r}") from None
     if not -max(ndim, 1) <= index < max(ndim, 1):
-        raise IndexError(f"dim {dim} is out of range for a tensor with {ndim} axes ({-max(ndim, 1)} … {max(ndim, 1) - 1})")
+        raise IndexError(
+            f"dim {dim} is out of range for a tensor with {ndim} axes ({-max(ndim, 1)} … {max(ndim, 1) - 1})"
+        )
     return index % max(ndim, 1)
 
 

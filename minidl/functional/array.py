@@ -19,35 +19,10 @@ from ..kernels.arrays import namespace
 from ..ops import indexing, linalg, reduction, shape
 from ..ops.elementwise import (
     abs,
-    add,
     astype,
-    ceil,
-    copy,
-    cos,
-    div,
-    erf,
-    exp,
-    expm1,
-    floor,
-    isfinite,
-    isnan,
-    log,
-    log1p,
-    maximum,
-    minimum,
     mul,
-    neg,
-    pow,
-    relu,
-    round,
-    sigmoid,
-    sign,
-    sin,
-    softplus,
     sqrt,
     square,
-    sub,
-    tanh,
     where,
 )
 from ..ops.elementwise import broadcast_to as _broadcast_to
@@ -91,7 +66,9 @@ def mean(input: Any, dim: Dim = None, keepdim: bool = False) -> Any:
 def _count(input: Any, axes: tuple[int, ...], what: str) -> int:
     count = math.prod(input.shape[i] for i in axes)
     if count == 0:
-        raise ValueError(f"{what} over axes {axes} of a tensor of shape {tuple(input.shape)}: there is nothing to average")
+        raise ValueError(
+            f"{what} over axes {axes} of a tensor of shape {tuple(input.shape)}: there is nothing to average"
+        )
     return count
 
 
@@ -122,8 +99,8 @@ def norm(input: Any, p: float = 2, dim: Dim = None, keepdim: bool = False) -> An
 
 
 def prod(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The product over one axis or (None) all elements. Zeros are no trouble to its gradient: halves are multiplied with
-    each other until one element is left."""
+    """The product over one axis or (None) all elements. Zeros are no trouble to its gradient: halves are multiplied
+    with each other until one element is left."""
     if dim is None:
         input, dim = reshape(input, (-1,)), 0
     dim = normalize_dim(dim, input.ndim)
@@ -174,7 +151,7 @@ def _arg(primitive: Any, what: str, input: Any, dim: int | None, keepdim: bool) 
 
 
 def max(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    """Without dim the largest element; with it (values, indices) along that axis, the gradient going to those indices."""
+    """Without dim the largest element; with it (values, indices) along that axis, where the gradient then goes."""
     return amax(input) if dim is None else _extreme(argmax, input, dim, keepdim)
 
 
@@ -231,7 +208,9 @@ def reshape(input: Any, *size: Any) -> Any:
         if known and count % known == 0:
             wanted[wanted.index(-1)] = count // known
     if math.prod(wanted) != count or builtins.min(wanted, default=0) < 0:
-        raise ValueError(f"reshape: a tensor of shape {tuple(input.shape)} ({count} elements) cannot become {sizes(size)}")
+        raise ValueError(
+            f"reshape: a tensor of shape {tuple(input.shape)} ({count} elements) cannot become {sizes(size)}"
+        )
     return shape.reshape(input, shape=tuple(wanted))
 
 
@@ -390,8 +369,8 @@ def unbind(input: Any, dim: int = 0) -> tuple:
 
 
 def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Any:
-    """input with a border. pad: (before, after) of the last axis, then of the one before it, and so on; negative numbers
-    crop. mode: "constant", "reflect", "replicate" or "circular"."""
+    """input with a border. pad: (before, after) of the last axis, then of the one before it, and so on; negative
+    numbers crop. mode: "constant", "reflect", "replicate" or "circular"."""
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
         raise ValueError(f"pad: {list(pad)} must be pairs (before, after), at most {input.ndim} of them")
     pairs = [(0, 0)] * (input.ndim - len(pad) // 2) + list(zip(pad[::2], pad[1::2], strict=True))[::-1]
@@ -443,7 +422,10 @@ def _index(part: Any, input: Any) -> Any:
 
 
 def gather(input: Any, dim: int, index: Any) -> Any:
-    """out[i][j] = input[index[i][j]][j] for dim 0. index: integers, as many axes as input, no longer than it elsewhere."""
+    """out[i][j] = input[index[i][j]][j] for dim 0.
+
+    index: integers, as many axes as input, no longer than it elsewhere.
+    """
     dim = normalize_dim(dim, input.ndim)
     check_array("gather", "index", index)
     fits = index.ndim == input.ndim and builtins.all(
@@ -451,8 +433,8 @@ def gather(input: Any, dim: int, index: Any) -> Any:
     )
     if index.dtype.kind not in "iu" or not fits:
         raise ValueError(
-            f"gather along axis {dim}: index is {index.dtype}{list(index.shape)}; it must hold integers, have {input.ndim} "
-            f"axes and be no longer than input {list(input.shape)} on the others"
+            f"gather along axis {dim}: index is {index.dtype}{list(index.shape)}; it must hold integers, have "
+            f"{input.ndim} axes and be no longer than input {list(input.shape)} on the others"
         )
     return indexing.gather(input, index, axis=dim)
 
@@ -495,8 +477,8 @@ def diagonal(input: Any, dim1: int = 0, dim2: int = 1) -> Any:
 
 # ---- products
 def matmul(input: Any, other: Any) -> Any:
-    """Product of matrices, or of stacks of them: (…, n, k) @ (…, k, m) -> (…, n, m). A vector counts as a row on the left and
-    as a column on the right."""
+    """Product of matrices, or of stacks of them: (…, n, k) @ (…, k, m) -> (…, n, m). A vector counts as a row on the
+    left and as a column on the right."""
     for name, x in (("input", input), ("other", other)):
         check_array("matmul", name, x)
         if x.ndim == 0:
@@ -504,8 +486,8 @@ def matmul(input: Any, other: Any) -> Any:
     inner = other.shape[0] if other.ndim == 1 else other.shape[-2]
     if input.shape[-1] != inner:
         raise ValueError(
-            f"matmul: input {list(input.shape)} has rows of {input.shape[-1]}, but other {list(other.shape)} has columns "
-            f"of {inner}; these must be equal"
+            f"matmul: input {list(input.shape)} has rows of {input.shape[-1]}, but other {list(other.shape)} has "
+            f"columns of {inner}; these must be equal"
         )
     dtype = result_type(input, other) if isinstance(input, Tensor) or isinstance(other, Tensor) else None
     if dtype is not None and not input.dtype == other.dtype == dtype:
@@ -527,8 +509,8 @@ def outer(input: Any, other: Any) -> Any:
 
 
 def einsum(equation: str, *operands: Any) -> Any:
-    """Sums of products written with indices: einsum("bik,bkj->bij", a, b). "..." stands for broadcast axes; without "->" the
-    result has the indices that occur once, in alphabetical order."""
+    """Sums of products written with indices: einsum("bik,bkj->bij", a, b). "..." stands for broadcast axes; without
+    "->" the result has the indices that occur once, in alphabetical order."""
     inputs, output = _parse_einsum(equation, operands)
     terms = [(_tidy(x, names), "".join(dict.fromkeys(names))) for x, names in zip(operands, inputs, strict=True)]
     while len(terms) > 1:
@@ -547,13 +529,16 @@ def _parse_einsum(equation: str, operands: tuple) -> tuple[list[str], str]:
     if len(inputs) != len(operands):
         raise ValueError(f"einsum: {equation!r} names {len(inputs)} operands, {len(operands)} were given")
     free = [c for c in string.ascii_letters if c not in equation]
-    longest = builtins.max((x.ndim - len(t.replace("...", "")) for t, x in zip(inputs, operands, strict=True) if "..." in t), default=0)  # fmt: skip
+    unnamed = [x.ndim - len(t.replace("...", "")) for t, x in zip(inputs, operands, strict=True) if "..." in t]
+    longest = builtins.max(unnamed, default=0)
     dots = "".join(free[:longest])
     expanded = []
     for i, (term, x) in enumerate(zip(inputs, operands, strict=True)):
         count = x.ndim - len(term.replace("...", ""))
         if count < 0 or (count and "..." not in term):
-            raise ValueError(f"einsum: operand {i} has {x.ndim} axes, but {term!r} names {len(term.replace('...', ''))}")
+            raise ValueError(
+                f"einsum: operand {i} has {x.ndim} axes, but {term!r} names {len(term.replace('...', ''))}"
+            )
         expanded.append(term.replace("...", dots[len(dots) - count :] if count else ""))
     if arrow:
         output = output.replace("...", dots)
@@ -604,4 +589,3 @@ def _drop(a: Any, left: str, b: Any, right: str, needed: set[str]) -> tuple[Any,
     if thin:
         a, left = squeeze(a, thin), "".join(n for i, n in enumerate(left) if i not in thin)
     return a, left
-

@@ -22,8 +22,8 @@ def _batched(function: str, input: Any, rank: int) -> tuple[Any, bool]:
         return unsqueeze(input, 0), True
     if input.ndim != rank + 2:
         raise ValueError(
-            f"{function}: input has shape {tuple(input.shape)}; it must have {rank + 2} axes (batch, channels and {rank} "
-            f"spatial), or {rank + 1} without the batch"
+            f"{function}: input has shape {tuple(input.shape)}; it must have {rank + 2} axes (batch, channels and "
+            f"{rank} spatial), or {rank + 1} without the batch"
         )
     return input, False
 
@@ -89,9 +89,7 @@ def _conv_transpose(
     input, single = _batched(function, input, rank)
     check_floating(function, input=input, weight=weight, bias=bias)
     try:
-        geometry = ConvGeometry.transposed(
-            input.shape, weight.shape, stride, padding, output_padding, dilation, groups
-        )
+        geometry = ConvGeometry.transposed(input.shape, weight.shape, stride, padding, output_padding, dilation, groups)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{function}: {error}") from None
     if bias is not None:
@@ -111,7 +109,8 @@ def conv_transpose2d(
     input: Any, weight: Any, bias: Any = None, stride: Sizes = 1, padding: Sizes = 0, output_padding: Sizes = 0,
     groups: int = 1, dilation: Sizes = 1,
 ) -> Any:  # fmt: skip
-    """The adjoint of conv2d, which maps its outputs back to its inputs: (N, K, H, W) * (K, C/groups, kH, kW) -> (N, C, H', W').
+    """The adjoint of conv2d, which maps its outputs back to its inputs: (N, K, H, W) * (K, C/groups, kH, kW) -> (N, C,
+    H', W').
 
     H' = (H - 1) stride - 2 padding + dilation (kH - 1) + output_padding + 1. bias: (C,).
     """
@@ -122,7 +121,10 @@ def conv_transpose3d(
     input: Any, weight: Any, bias: Any = None, stride: Sizes = 1, padding: Sizes = 0, output_padding: Sizes = 0,
     groups: int = 1, dilation: Sizes = 1,
 ) -> Any:  # fmt: skip
-    """The adjoint of conv3d: (N, K, D, H, W) * (K, C/groups, kD, kH, kW) -> (N, C, D', H', W'). See conv_transpose2d."""
+    """The adjoint of conv3d: (N, K, D, H, W) * (K, C/groups, kD, kH, kW) -> (N, C, D', H', W').
+
+    See conv_transpose2d.
+    """
     return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
@@ -164,8 +166,8 @@ def max_pool2d(
 ) -> Any:  # fmt: skip
     """The largest element of each window: (N, C, H, W) -> (N, C, H', W'); the first one on ties, NaN before any number.
 
-    stride defaults to kernel_size; padding never wins. ceil_mode lets a last window hang over the end, as long as it starts
-    inside. return_indices adds the flat position (int64) in the input plane of each result.
+    stride defaults to kernel_size; padding never wins. ceil_mode lets a last window hang over the end, as long as it
+    starts inside. return_indices adds the flat position (int64) in the input plane of each result.
     """
     return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
@@ -218,9 +220,7 @@ def avg_pool3d(
     return _avg_pool(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
-def unfold(
-    input: Any, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes = 0, stride: Sizes = 1
-) -> Any:
+def unfold(input: Any, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes = 0, stride: Sizes = 1) -> Any:
     """Every window of an image as a column (im2col): (N, C, H, W) -> (N, C kH kW, number of windows)."""
     input, single, geometry = _pool_geometry("unfold", 2, input, kernel_size, stride, padding, dilation, False)
     n, c = input.shape[:2]
@@ -243,6 +243,8 @@ def fold(
     geometry = PoolGeometry.of((n, rows // taps, height, width), window, stride, padding, dilation, False)
     o = geometry.output
     if columns != o[0] * o[1]:
-        raise ValueError(f"fold: input has {columns} columns, but an output of {(height, width)} has {o[0] * o[1]} windows")
+        raise ValueError(
+            f"fold: input has {columns} columns, but an output of {(height, width)} has {o[0] * o[1]} windows"
+        )
     x = pool.fold(reshape(input, (n, rows // taps, *window, *o)), geometry=geometry)
     return squeeze(x, 0) if single else x

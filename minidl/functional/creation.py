@@ -46,7 +46,9 @@ def full(
     return _new(np.full(sizes((size,)), fill_value, as_dtype(dtype)), device, requires_grad)
 
 
-def arange(start: float, end: float | None = None, step: float = 1, *, dtype: Any = None, device: str | None = None) -> Tensor:
+def arange(
+    start: float, end: float | None = None, step: float = 1, *, dtype: Any = None, device: str | None = None
+) -> Tensor:
     """start, start + step, … below end; arange(n) counts from 0. Whole numbers give int64, others float32."""
     if end is None:
         start, end = 0, start
@@ -80,7 +82,9 @@ def _draw(method: Callable, size: tuple[int, ...], dtype: np.dtype) -> np.ndarra
     return np.asarray(drawn).astype(dtype, copy=False)
 
 
-def randint(low: int, high: int | None = None, size: Any = (), *, dtype: Any = "int64", device: str | None = None) -> Tensor:
+def randint(
+    low: int, high: int | None = None, size: Any = (), *, dtype: Any = "int64", device: str | None = None
+) -> Tensor:
     """Random whole numbers in [low, high); randint(n, size=…) in [0, n)."""
     if high is None:
         low, high = 0, low

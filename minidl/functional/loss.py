@@ -51,7 +51,9 @@ def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta is {beta}; it must not be negative")
     d = abs(input - target)
-    return _reduced("smooth_l1_loss", d if beta == 0 else where(d < beta, square(d) / (2 * beta), d - beta / 2), reduction)
+    return _reduced(
+        "smooth_l1_loss", d if beta == 0 else where(d < beta, square(d) / (2 * beta), d - beta / 2), reduction
+    )
 
 
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
@@ -64,7 +66,10 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
 
 
 def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
-    """-(target log(input) + (1 - target) log(1 - input)); input: probabilities. Logarithms are limited to at least -100."""
+    """-(target log(input) + (1 - target) log(1 - input)); input: probabilities.
+
+    Logarithms are limited to at least -100.
+    """
     _check_pair("binary_cross_entropy", input, target)
     values = input._data if isinstance(input, Tensor) else input
     if values.size and not ((values >= 0) & (values <= 1)).all():
@@ -81,7 +86,10 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
 def binary_cross_entropy_with_logits(
     input: Any, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
 ) -> Any:
-    """binary_cross_entropy(sigmoid(input), target) without its loss of accuracy. pos_weight multiplies the positive term."""
+    """binary_cross_entropy(sigmoid(input), target) without its loss of accuracy.
+
+    pos_weight multiplies the positive term.
+    """
     _check_pair("binary_cross_entropy_with_logits", input, target)
     if pos_weight is None:
         loss = softplus(input) - input * target
@@ -91,8 +99,8 @@ def binary_cross_entropy_with_logits(
 
 
 def kl_div(input: Any, target: Any, reduction: str = "mean", log_target: bool = False) -> Any:
-    """target (log(target) - input), where input holds log-probabilities. reduction="batchmean" divides the sum by the batch
-    size, which is the mathematical definition."""
+    """target (log(target) - input), where input holds log-probabilities. reduction="batchmean" divides the sum by the
+    batch size, which is the mathematical definition."""
     _check_pair("kl_div", input, target)
     if log_target:
         loss = exp(target) * (target - input)
@@ -107,8 +115,8 @@ def kl_div(input: Any, target: Any, reduction: str = "mean", log_target: bool = 
 def gaussian_nll_loss(
     input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Any:
-    """(log(var) + (input - target)^2 / var) / 2, the negative log-likelihood of target under N(input, var); var is at least
-    eps. full adds log(2 pi) / 2."""
+    """(log(var) + (input - target)^2 / var) / 2, the negative log-likelihood of target under N(input, var); var is at
+    least eps. full adds log(2 pi) / 2."""
     _check_pair("gaussian_nll_loss", input, target)
     if not isinstance(var, (int, float)):
         check_floating("gaussian_nll_loss", input=input, var=var)
@@ -131,8 +139,8 @@ def _class_axis(function: str, input: Any, target: Any) -> tuple[Any, Any, bool]
     if target.dtype.kind not in "iu" or target.shape != (*input.shape[:1], *input.shape[2:]):
         fits = tuple(input.shape[:1]) + tuple(input.shape[2:])
         raise ValueError(
-            f"{function}: input has shape {tuple(input.shape)}, so target must hold class numbers (integers) in shape {fits}; "
-            f"it is {target.dtype}{list(target.shape)}"
+            f"{function}: input has shape {tuple(input.shape)}, so target must hold class numbers (integers) in shape "
+            f"{fits}; it is {target.dtype}{list(target.shape)}"
         )
     return input, target, single
 
@@ -144,13 +152,13 @@ def _valid(function: str, target: Any, classes: int, ignore_index: int) -> tuple
     counted = t != ignore_index
     wrong = counted & ((t < 0) | (t >= classes))
     if wrong.any():
-        raise ValueError(f"{function}: target contains class {int(t[wrong].ravel()[0])}, but there are {classes} classes")
+        raise ValueError(
+            f"{function}: target contains class {int(t[wrong].ravel()[0])}, but there are {classes} classes"
+        )
     return namespace(t).where(counted, t, 0), counted
 
 
-def _weighted(
-    function: str, loss: Any, target: Any, counted: Any, weight: Any, reduction: str, single: bool
-) -> Any:
+def _weighted(function: str, loss: Any, target: Any, counted: Any, weight: Any, reduction: str, single: bool) -> Any:
     """Losses weighted by their class and reduced; the mean is weighted as well."""
     weights = counted.astype(loss.dtype)
     if weight is not None:
@@ -179,8 +187,8 @@ def cross_entropy(
 ) -> Any:  # fmt: skip
     """-log(softmax(input))[class of the target].
 
-    input: logits (N, C, …) or (C,). target: classes (N, …), or probabilities in input's shape. weight: (C,), one for each
-    class. label_smoothing: the part of the target spread evenly over all classes.
+    input: logits (N, C, …) or (C,). target: classes (N, …), or probabilities in input's shape. weight: (C,), one for
+    each class. label_smoothing: the part of the target spread evenly over all classes.
     """
     check_array("cross_entropy", "input", input)
     check_array("cross_entropy", "target", target)
@@ -199,7 +207,9 @@ def cross_entropy(
         scores = scores * _along_classes(weight, input)
     smooth = sum(scores, 1) * counted / input.shape[1]
     if reduction == "mean":
-        share = counted if weight is None else counted * (weight._data if isinstance(weight, Tensor) else weight)[classes]
+        share = (
+            counted if weight is None else counted * (weight._data if isinstance(weight, Tensor) else weight)[classes]
+        )
         smooth = sum(smooth) / float(share.sum())
     else:
         smooth = _reduced("cross_entropy", smooth, reduction)

@@ -6,16 +6,19 @@ from typing import Any
 
 from ..core.dtypes import as_dtype
 from ..core.tensor import Tensor
+from ..ops import elementwise
 from ..ops.device import transfer
 from . import activation, array
 
-_METHODS = [
-    "abs", "all", "amax", "amin", "any", "argmax", "argmin", "broadcast_to", "ceil", "chunk", "clamp", "cos", "cumsum",
-    "diagonal", "erf", "exp", "expand", "expm1", "flatten", "flip", "floor", "gather", "index_select", "isfinite", "isnan",
-    "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "movedim", "neg",
-    "norm", "permute", "pow", "prod", "reciprocal", "relu", "repeat", "reshape", "roll", "round", "rsqrt", "sigmoid",
-    "sign", "sin", "softmax", "split", "sqrt", "square", "squeeze", "std", "sum", "tanh", "transpose", "tril", "triu",
-    "unbind", "unflatten", "unsqueeze", "var",
+_ELEMENTWISE = [
+    "abs", "ceil", "cos", "erf", "exp", "expm1", "floor", "isfinite", "isnan", "log", "log1p", "maximum", "minimum",
+    "neg", "pow", "relu", "round", "sigmoid", "sign", "sin", "sqrt", "square", "tanh",
+]  # fmt: skip
+_ARRAY = [
+    "all", "amax", "amin", "any", "argmax", "argmin", "broadcast_to", "chunk", "clamp", "cumsum", "diagonal",
+    "expand", "flatten", "flip", "gather", "index_select", "log_softmax", "logsumexp", "matmul", "max", "mean",
+    "min", "movedim", "norm", "permute", "prod", "reciprocal", "repeat", "reshape", "roll", "rsqrt", "softmax",
+    "split", "squeeze", "std", "sum", "transpose", "tril", "triu", "unbind", "unflatten", "unsqueeze", "var",
 ]  # fmt: skip
 
 
@@ -29,18 +32,22 @@ def _method(function: Any) -> Any:
 
 
 def to(x: Tensor, target: Any) -> Tensor:
-    """x in another dtype, on another device ("cpu", "cuda", "cuda:1"), or in both as of another tensor. Gradients flow back."""
+    """x in another dtype, on another device ("cpu", "cuda", "cuda:1"), or in both as of another tensor.
+
+    Gradients flow back.
+    """
     if isinstance(target, Tensor):
         return to(to(x, target.device), target.dtype)
     if isinstance(target, str) and target.partition(":")[0] in ("cpu", "cuda"):
         return x if x.device == target else transfer(x, source=x.device, target=target)
     dtype = as_dtype(target)
-    return x if x.dtype == dtype else array.astype(x, dtype=dtype)
+    return x if x.dtype == dtype else elementwise.astype(x, dtype=dtype)
 
 
 def _install() -> None:
-    for name in _METHODS:
-        setattr(Tensor, name, _method(getattr(array, name)))
+    for module, names in ((elementwise, _ELEMENTWISE), (array, _ARRAY)):
+        for name in names:
+            setattr(Tensor, name, _method(getattr(module, name)))
     more: dict[str, Any] = {
         "to": to,
         "half": lambda x: to(x, "float16"),
@@ -52,7 +59,7 @@ def _install() -> None:
         "type_as": lambda x, other: to(x, other.dtype),
         "cpu": lambda x: to(x, "cpu"),
         "cuda": lambda x: to(x, "cuda"),
-        "clone": lambda x: array.copy(x),
+        "clone": lambda x: elementwise.copy(x),
         "view": array.reshape,
         "t": lambda x: array.transpose(x, 0, 1),
         "dot": array.matmul,

@@ -20,10 +20,13 @@ def batch_norm(
 ) -> Any:  # fmt: skip
     """Each channel of (N, C, …) with mean 0 and variance 1, times weight plus bias. Ioffe & Szegedy 2015.
 
-    training: mean and (biased) variance are those of the batch, and running_mean and running_var, if given, move towards
-    them by `momentum` (the variance unbiased). Otherwise the running ones are used. All four vectors have shape (C,).
+    training: mean and (biased) variance are those of the batch, and running_mean and running_var, if given, move
+    towards them by `momentum` (the variance unbiased). Otherwise the running ones are used. All four vectors have shape
+    (C,).
     """
-    check_floating("batch_norm", input=input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
+    check_floating(
+        "batch_norm", input=input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
+    )
     if input.ndim < 2:
         raise ValueError(f"batch_norm: input has shape {tuple(input.shape)}; it needs a batch and a channel axis")
     channels = input.shape[1]
@@ -38,7 +41,8 @@ def batch_norm(
         return _normalized(input, running_mean, running_var, weight, bias, eps)
     if count <= 1:
         raise ValueError(
-            f"batch_norm: input of shape {tuple(input.shape)} has {count} value for each channel; training needs at least 2"
+            f"batch_norm: input of shape {tuple(input.shape)} has {count} value for each channel; training needs at "
+            f"least 2"
         )
     xp = namespace(input._data if isinstance(input, Tensor) else input)
     gamma = xp.ones(channels, input.dtype) if weight is None else weight

@@ -16,6 +16,8 @@ def one_hot(input: Any, num_classes: int = -1) -> Any:
     if num_classes == -1:
         num_classes = int(array.max()) + 1 if array.size else 0
     if array.size and not 0 <= int(array.min()) <= int(array.max()) < num_classes:
-        raise ValueError(f"one_hot: classes reach from {int(array.min())} to {int(array.max())}, num_classes is {num_classes}")
+        raise ValueError(
+            f"one_hot: classes reach from {int(array.min())} to {int(array.max())}, num_classes is {num_classes}"
+        )
     hot = (array[..., None] == namespace(array).arange(num_classes)).astype("int64")
     return Tensor(hot) if isinstance(input, Tensor) else hot

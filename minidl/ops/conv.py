@@ -1,8 +1,8 @@
 """The convolution family.
 
-<conv(x, w), y> is linear in x, in w and in y. Each of the three primitives computes one slot from the other two, so each
-one's rules are the other two, and gradients of gradients never leave the family. One frozen ConvGeometry carries all sizes.
-`conv_input` is the transposed convolution.
+<conv(x, w), y> is linear in x, in w and in y. Each of the three primitives computes one slot from the other two, so
+each one's rules are the other two, and gradients of gradients never leave the family. One frozen ConvGeometry carries
+all sizes. `conv_input` is the transposed convolution.
 """
 
 from __future__ import annotations

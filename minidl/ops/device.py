@@ -6,5 +6,8 @@ from ..core.primitive import Primitive
 from ..core.tensor import to_device
 
 transfer = Primitive(
-    "transfer(x) -> y", lambda g, *, source, target: transfer(g, source=target, target=source),
-    kernel=lambda x, *, source, target: to_device(x, target), view=True)
+    "transfer(x) -> y",
+    lambda g, *, source, target: transfer(g, source=target, target=source),
+    kernel=lambda x, *, source, target: to_device(x, target),
+    view=True,
+)

@@ -1,13 +1,14 @@
 """Elementwise primitives: NumPy's broadcasting, PyTorch's promotion.
 
-Operands of different types are cast first, by an operation of the graph; a gradient that comes out in the broadcast shape is
-summed back here. So no rule below has to think of either.
+Operands of different types are cast first, by an operation of the graph; a gradient that comes out in the broadcast
+shape is summed back here. So no rule below has to think of either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import pi, sqrt as _sqrt
+from math import pi
+from math import sqrt as _sqrt
 from typing import Any
 
 from numpy import ndarray
@@ -86,7 +87,7 @@ class Unary(Elementwise):
 
 
 class Binary(Elementwise):
-    """Two arguments of one type, or one and a Python number, go a short way, `apply`; everything else the general one."""
+    """Two arguments. Those of one type, or a tensor and a number, go a short way, `apply`; the rest the general one."""
 
     def __init__(self, signature: str, left: Callable, right: Callable, floating: bool = False):
         super().__init__(signature, left, right, floating=floating)
@@ -221,7 +222,9 @@ where = Elementwise(
     promoted=(1, 2),
 )
 clamp = Elementwise("clamp(x) -> y", lambda g, x, **bounds: clamp_gradient(g, x, **bounds))
-clamp_gradient = Elementwise("clamp_gradient(g, x) -> gx", lambda gg, x, **bounds: clamp_gradient(gg, x, **bounds), None)
+clamp_gradient = Elementwise(
+    "clamp_gradient(g, x) -> gx", lambda gg, x, **bounds: clamp_gradient(gg, x, **bounds), None
+)
 
 # ---- functions
 exp = Unary("exp(x) -> y", lambda g, y: g * y, floating=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from ..core.primitive import ListPrimitive, Primitive
 
 reshape = Primitive("reshape(x) -> y", lambda g, _x, *, shape: reshape(g, shape=_x.shape), view=True)
-transpose = Primitive("transpose(x) -> y", lambda g, *, axes: transpose(g, axes=tuple(map(axes.index, range(len(axes))))), view=True)
+transpose = Primitive(
+    "transpose(x) -> y", lambda g, *, axes: transpose(g, axes=tuple(map(axes.index, range(len(axes))))), view=True
+)
 flip = Primitive("flip(x) -> y", lambda g, *, axis: flip(g, axis=axis), view=True)
 roll = Primitive("roll(x) -> y", lambda g, *, shift, axis: roll(g, shift=tuple(-s for s in shift), axis=axis))
 

@@ -40,7 +40,9 @@ def test_derivatives_of_known_functions_up_to_fourth_order():
         np.testing.assert_allclose(got, want, rtol=1e-12)
     t = np.tanh(a)
     first, second = 1 - t * t, -2 * t * (1 - t * t)
-    for got, want in zip(derivatives(minidl.tanh, x, 3), (first, second, -2 * first**2 + 4 * t * t * first), strict=True):
+    for got, want in zip(
+        derivatives(minidl.tanh, x, 3), (first, second, -2 * first**2 + 4 * t * t * first), strict=True
+    ):
         np.testing.assert_allclose(got, want, rtol=1e-10)
 
 
@@ -315,7 +317,7 @@ def test_backward_twice_needs_retain_graph():
     x = leaf(3)
     y = x.tanh().sum()
     y.backward()
-    with pytest.raises(RuntimeError, match="already used this graph and freed its arrays.*retain_graph=True"):
+    with pytest.raises(RuntimeError, match=r"already used this graph and freed its arrays.*retain_graph=True"):
         y.backward()
     y = x.tanh().sum()
     y.backward(retain_graph=True)
@@ -469,7 +471,9 @@ def test_primitives_say_what_is_wrong_with_their_definition():
 def test_a_rule_that_gives_the_wrong_shape_is_caught():
     wrong = Primitive("wrong_shape(x) -> y", lambda g: g.sum(), kernel=lambda x: x * 2)
     x = leaf(3)
-    with pytest.raises(RuntimeError, match=r"rule of wrong_shape gave a gradient float64\[\] for an argument float64\[3\]"):
+    with pytest.raises(
+        RuntimeError, match=r"rule of wrong_shape gave a gradient float64\[\] for an argument float64\[3\]"
+    ):
         wrong(x).sum().backward()
     minidl.kernels.table.TABLE.pop("wrong_shape")
     Primitive.names.pop("wrong_shape")
@@ -488,7 +492,10 @@ def test_an_empty_cell_of_the_table_says_so(monkeypatch):
     monkeypatch.setattr(Primitive.names["tanh"], "kernels", {})
     with pytest.raises(NotImplementedError, match="operation 'tanh' has no kernel in column 'cpu'"):
         minidl.core.Primitive.__call__(tanh, leaf(2))
-    with pytest.raises(ValueError, match="backend is 'gpu': it must be one of 'reference', 'cpu'"), minidl.backend("gpu"):
+    with (
+        pytest.raises(ValueError, match="backend is 'gpu': it must be one of 'reference', 'cpu'"),
+        minidl.backend("gpu"),
+    ):
         pass
 
 

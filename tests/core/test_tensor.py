@@ -121,7 +121,9 @@ def test_repr_reads_like_what_one_would_type():
     assert repr(minidl.tensor(np.array([1.0]))) == "tensor([1.], dtype=float64)"
     assert repr(minidl.tensor([1, 2])) == "tensor([1, 2])"
     assert "shape=(0, 3)" in repr(minidl.zeros(0, 3))
-    assert repr(minidl.tensor([[1.0, 2], [3, 4]], requires_grad=True).max(0)[0]) == "tensor([3., 4.], grad_fn=<reshape>)"
+    assert (
+        repr(minidl.tensor([[1.0, 2], [3, 4]], requires_grad=True).max(0)[0]) == "tensor([3., 4.], grad_fn=<reshape>)"
+    )
     assert len(repr(minidl.zeros(1000, 1000))) < 2000
     assert f"{minidl.tensor(1.23456):.2f}" == "1.23"
 

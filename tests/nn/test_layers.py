@@ -269,12 +269,12 @@ def test_batch_norm_checks_the_rank():
     (lambda: nn.Conv2d(3, 4, 3, padding="same", stride=2), "with stride 1; stride is"),
     (lambda: nn.Conv2d(3, 4, 3, padding_mode="mirror"), "Conv2d: padding_mode is 'mirror'; it must be .zeros., .refl"),
     (lambda: nn.ConvTranspose2d(3, 4, 3, padding_mode="reflect"), 'padding_mode .* it must be "zeros"$'),
-    (lambda: nn.ConvTranspose2d(3, 4, 3, padding="same"), "ConvTranspose2d: padding is 'same'"),  # type: ignore[arg-type]
+    (lambda: nn.ConvTranspose2d(3, 4, 3, padding="same"), "ConvTranspose2d: padding is 'same'"),
     (lambda: nn.Dropout(1.5), "Dropout: p is 1.5"),
     (lambda: nn.Hardtanh(2, 1), "Hardtanh: min_val is 2"),
     (lambda: nn.AdaptiveAvgPool2d((1, 2, 3)), "AdaptiveAvgPool2d: output_size"),
     (lambda: nn.AdaptiveAvgPool2d(2)(minidl.ones(3, 4)), "AdaptiveAvgPool2d: input has shape"),
-    (lambda: nn.Upsample(scale_factor=1.5), "Upsample: scale_factor is 1.5"),  # type: ignore[arg-type]
+    (lambda: nn.Upsample(scale_factor=1.5), "Upsample: scale_factor is 1.5"),
     (lambda: nn.Upsample(scale_factor=(2, 2))(minidl.ones(1, 2, 3)), "Upsample: input has shape"),
     (lambda: nn.MSELoss(reduction="avg"), "MSELoss: reduction is 'avg'"),
     (lambda: nn.CrossEntropyLoss(reduction="batchmean"), 'one of "mean", "sum", "none"'),

@@ -142,7 +142,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], tuple[str, ...]]] = 
         ("dilation is 0", "at least 1"),
     ),
     "zero kernel": (lambda: F.max_pool2d(t(1, 1, 5, 5), 0), ValueError, ("kernel_size is 0", "at least 1")),
-    "fraction": (lambda: F.conv1d(t(1, 1, 5), t(1, 1, 3), stride=1.5), TypeError, ("stride is 1.5", "whole numbers")),  # type: ignore[arg-type]
+    "fraction": (lambda: F.conv1d(t(1, 1, 5), t(1, 1, 3), stride=1.5), TypeError, ("stride is 1.5", "whole numbers")),
     "too many strides": (
         lambda: F.conv2d(t(1, 1, 5, 5), t(1, 1, 3, 3), stride=(1, 1, 1)),
         ValueError,

@@ -203,7 +203,7 @@ def test_both_refuse_the_same_poolings(sizes: tuple):
         except (RuntimeError, ValueError):
             return
         # one difference: with ceil_mode torch lets a window that is larger than the padded input hang over its end
-        assert arguments["ceil_mode"] or bool(torch.isinf(result).any()), "refused, though every window meets the input"
+        assert bool(torch.isinf(result).any()), "refused, though every window meets the input"
 
 
 # ---- batch norm: torch's fused one is wrong above second order, so its composition is the oracle there

@@ -157,13 +157,13 @@ def test_resuming_a_plateau():
 
 
 @pytest.mark.parametrize(("make", "error", "text"), [
-    (lambda o: ours.StepLR(3, 1), TypeError, "StepLR schedules an optimizer, not a int"),  # type: ignore[arg-type]
+    (lambda o: ours.StepLR(3, 1), TypeError, "StepLR schedules an optimizer, not a int"),
     (lambda o: ours.StepLR(o, 0), ValueError, "step_size is 0"),
     (lambda o: ours.LambdaLR(o, [first]), ValueError, "1 functions for 2 groups"),
     (lambda o: ours.LinearLR(o, 0), ValueError, "start_factor is 0"),
     (lambda o: ours.ConstantLR(o, 2), ValueError, "factor is 2"),
     (lambda o: ours.CosineAnnealingLR(o, 0), ValueError, "T_max is 0"),
-    (lambda o: ours.CosineAnnealingWarmRestarts(o, 1.5), ValueError, "T_0 is 1.5"),  # type: ignore[arg-type]
+    (lambda o: ours.CosineAnnealingWarmRestarts(o, 1.5), ValueError, "T_0 is 1.5"),
     (lambda o: ours.ReduceLROnPlateau(o, "low"), ValueError, "mode is 'low'"),
     (lambda o: ours.ReduceLROnPlateau(o, factor=1), ValueError, "factor is 1"),
     (lambda o: ours.ReduceLROnPlateau(o, min_lr=[1, 2, 3]), ValueError, "3 values of min_lr for 2 groups"),
