@@ -74,9 +74,11 @@ def pool_output(
     its end but start before the padding there."""
     result = []
     for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True):
-        starts = [start for start in range(-p, n + p, s) if start + (k - 1) * d < n + p]
-        if ceil_mode and starts[-1] + (k - 1) * d < n + p - 1 and starts[-1] + s < n:
-            starts.append(starts[-1] + s)
+        # the window before the first is counted from, so that the first may be one that hangs over
+        fitting = [start for start in range(-p - s, n + p, s) if start + (k - 1) * d < n + p]
+        starts = fitting[1:]
+        if ceil_mode and fitting and fitting[-1] + (k - 1) * d < n + p - 1 and fitting[-1] + s < n:
+            starts.append(fitting[-1] + s)
         result.append(len(starts))
     return tuple(result)
 
