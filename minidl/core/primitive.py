@@ -25,7 +25,7 @@ from numpy import ndarray
 from ..kernels import table
 from .graph import Item, Junction, Leaf, Node, Spec, spec
 from .mode import MODE, Mode
-from .tensor import Tensor, as_array
+from .tensor import Tensor, as_array, recorded
 
 _SIGNATURE = re.compile(r"(\w+)\(([^)]*)\)\s*->\s*([^;]*)(?:;(.*))?")
 
@@ -152,8 +152,8 @@ class Primitive:
             if type(out) is not ndarray:
                 out = as_array(out)
             values.append(out)
-            node = Node(self, params, parents, self.saved(parents, values), out)
-            result: Any = Tensor(out, node)
+            result: Any = recorded(self, params, parents, self.saved(parents, values), out)
+            node = result.node
         else:
             outs = [as_array(o) for o in out]
             values.extend(outs)

@@ -17,7 +17,7 @@ from ..core.dtypes import DEFAULT, result_type
 from ..core.graph import Node
 from ..core.mode import MODE, NORMAL
 from ..core.primitive import Primitive, Rule
-from ..core.tensor import Tensor, as_array
+from ..core.tensor import Tensor, as_array, recorded
 
 _NONE: dict = {}  # shared by all nodes without metadata
 _NOTHING = (None, None)  # and by those that save nothing
@@ -117,7 +117,7 @@ def _short_unary(primitive: Unary) -> Callable:
         if type(out) is not ndarray:
             out = as_array(out)
         saved = None if keep is None else (a, out)[keep] if type(keep) is int else keep((a, out))
-        return Tensor(out, Node(primitive, _NONE, (parent,), (saved,), out))
+        return recorded(primitive, _NONE, (parent,), (saved,), out)
 
     return apply
 
@@ -168,7 +168,7 @@ def _short_binary(primitive: Binary) -> Callable:
                 if right is not None and q is not None:
                     second = values[right] if type(right) is int else right(values)
                 saved = (first, second)
-        return Tensor(out, Node(primitive, _NONE, (p, q), saved, out))
+        return recorded(primitive, _NONE, (p, q), saved, out)
 
     return apply
 
