@@ -130,14 +130,16 @@ __version__ = "0.1.0"
 
 # Subpackages and functions that are loaded when first used, so that importing minidl stays nearly as quick as NumPy.
 _LATER = {
-    **{name: f"minidl.{name}" for name in ("checking", "data", "models", "nn", "optim", "train")},
+    **{name: f"minidl.{name}" for name in ("checking", "data", "inspect", "models", "nn", "optim", "train")},
     "gradcheck": "minidl.checking:gradcheck",
     "gradgradcheck": "minidl.checking:gradgradcheck",
+    "summary": "minidl.inspect:summary",
 }
 
 if TYPE_CHECKING:
-    from . import checking, data, models, nn, optim, train
+    from . import checking, data, inspect, models, nn, optim, train
     from .checking import gradcheck, gradgradcheck
+    from .inspect import summary
 
 
 def __getattr__(name: str) -> Any:

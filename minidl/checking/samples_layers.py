@@ -26,15 +26,30 @@ def _seeded(layer: Any) -> Callable:
     return call
 
 
+def _flat(layer: Any) -> Callable:
+    """An LSTM with its states as arguments and results of their own."""
+
+    def call(input: Any, *states: Any) -> tuple:
+        output, end = layer(input, states or None)
+        return output, *end
+
+    return call
+
+
+def _joined(cell: Any) -> Callable:
+    """The same of an LSTMCell."""
+    return lambda input, *states: cell(input, states or None)
+
+
 def _layer(
     name: str,
     *variants: tuple[Draw, tuple, dict],
     linear: bool = False,
     train: bool | None = None,
-    random: bool = False,
+    wrap: Callable[[Any], Callable] | None = None,
 ) -> Sample:
     """A row from (inputs, constructor arguments, keyword arguments). train: None checks the training mode only, which
-    is the default of a new layer; False also the evaluation mode."""
+    is the default of a new layer; False also the evaluation mode. wrap: makes of the layer the function to check."""
 
     def build(rng: Rng) -> Iterator[Case]:
         for draw, args, kwargs in variants:
@@ -47,13 +62,17 @@ def _layer(
                 note = ", ".join(
                     [*map(repr, args), *(f"{k}={v!r}" for k, v in kwargs.items()), *([] if training else ["eval"])]
                 )
-                yield Case(inputs, {}, note, fn=_seeded(layer) if random else layer, parameters=parameters)
+                yield Case(inputs, {}, note, fn=wrap(layer) if wrap else layer, parameters=parameters)
 
     return Sample(f"nn.{name}", "layer", getattr(nn, name), build, linear)
 
 
 def _x(*shape: int, draw: Callable[..., np.ndarray] = normal) -> Draw:
     return lambda rng: (draw(rng, *shape),)
+
+
+def _several(*shapes: tuple[int, ...]) -> Draw:
+    return lambda rng: tuple(normal(rng, *shape) for shape in shapes)
 
 
 def _pair(rng: Rng) -> tuple[np.ndarray, ...]:
@@ -109,8 +128,8 @@ def _spatial() -> Iterator[Sample]:
             (_x(*shapes[0], draw=scattered), (2,), {"affine": False}),
             train=False,
         )
-        yield _layer(f"Dropout{rank}d", (_x(2, 2, *small), (0.4,), {}), linear=True, train=False, random=True)
-    yield _layer("Dropout", (_x(2, 3), (), {}), linear=True, train=False, random=True)
+        yield _layer(f"Dropout{rank}d", (_x(2, 2, *small), (0.4,), {}), linear=True, train=False, wrap=_seeded)
+    yield _layer("Dropout", (_x(2, 3), (), {}), linear=True, train=False, wrap=_seeded)
     yield _layer("Upsample", (_x(1, 2, 2, 3), (), {"scale_factor": 2}), linear=True)
 
 
@@ -139,6 +158,32 @@ def _losses() -> Iterator[Sample]:
     yield _layer("CrossEntropyLoss", (_classes, (), {}), (_classes, (weight,), {"label_smoothing": 0.1}))
 
 
+def _recurrent() -> Iterator[Sample]:
+    batch, states = _x(2, 2, 2), _several((2, 2, 2), (1, 2, 2))
+    both = {"num_layers": 2, "bidirectional": True}
+    yield _layer(
+        "RNN", (batch, (2, 2), both), (states, (2, 2), {"nonlinearity": "relu"}), (_x(3, 2), (2, 1), {"bias": False})
+    )
+    yield _layer("GRU", (batch, (2, 1), both | {"batch_first": True}), (states, (2, 2), {"bias": False}))
+    pair = _several((2, 1, 2), (1, 1, 2), (1, 1, 2))
+    yield _layer("LSTM", (batch, (2, 1), both), (pair, (2, 2), {}), wrap=_flat)
+    vectors, three = _several((2, 2), (2, 2)), _several((2, 2), (2, 2), (2, 2))
+    yield _layer("RNNCell", (_x(2, 3), (3, 2), {}), (vectors, (2, 2), {"bias": False, "nonlinearity": "relu"}))
+    yield _layer("GRUCell", (_x(3), (3, 2), {}), (vectors, (2, 2), {"bias": False}))
+    yield _layer("LSTMCell", (_x(2, 3), (3, 2), {}), (three, (2, 2), {}), wrap=_joined)
+    yield _layer(
+        "ConvGRU2d",
+        (_x(2, 1, 1, 2, 2), (1, 1, 3), {"bias": True}),
+        (_several((2, 2, 1, 1, 2), (2, 2, 1, 1, 2)), (1, 1, (1, 3)), {"bidirectional": True}),
+        (_x(1, 2, 1, 1, 2), (1, 1, (1, 3)), {"num_layers": 2, "stacked": "gates", "batch_first": True}),
+        (
+            _several((2, 1, 1, 1, 2), (2, 1, 1, 1, 2), (2, 1, 1, 1, 2)),
+            (1, 1, (1, 3)),
+            {"num_layers": 2, "lower_channels": 1},
+        ),
+    )
+
+
 def _network(rng: Rng) -> Iterator[Case]:
     """Layers in a row, as people use them."""
     with replay(SEED):
@@ -160,6 +205,7 @@ def samples() -> Iterator[Sample]:
     yield _layer("Flatten", (_x(2, 3, 2), (), {}), linear=True)
     yield _layer("Unflatten", (_x(2, 6), (1, (2, 3)), {}), linear=True)
     yield from _spatial()
+    yield from _recurrent()
     yield from _pointwise()
     yield from _losses()
     yield Sample("nn.Sequential", "layer", nn.Sequential, _network)

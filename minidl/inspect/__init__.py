@@ -1,0 +1,3 @@
+"""Looking at networks: their layers, sizes and costs."""
+
+from .summary import Row, Summary, summary
