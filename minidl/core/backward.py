@@ -8,17 +8,18 @@ as early as they can. A node's saved arrays are dropped as soon as its rules hav
 from __future__ import annotations
 
 import linecache
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
 from ..kernels.arrays import namespace
-from .graph import FREED, Clock, Item, Junction, Leaf, Node, Spec
+from .graph import FREED, Clock, Item, Junction, Leaf, Node, Spec, owner
 from .mode import MODE, setting
-from .primitive import Primitive
+from .primitive import Primitive, describe
 from .tensor import Tensor, as_array
 
 _NO_RULES = repeat(None)
@@ -40,14 +41,17 @@ def sweep(
     sums: dict[Node, Any] = dict(seeds)  # what has arrived at each node so far
     own: set[Node] = set()  # nodes whose sum is an array made here: the only ones added to in place
     found: dict[Node, Any] = {}
+    given: set[int] = set()  # memory that leaves have got as their gradients
     leaves: list[Node] = []
     ready = [n for n in seeds if waiting.get(n) == 0]
     while leaves or ready:
         node = leaves.pop() if leaves else ready.pop()
         g = sums.pop(node, None)
         if g is not None:
-            if node.hooks:
+            if node.hooks and not (cut and wanted is not None and node in wanted):  # there the outer sweep runs them
                 g = _run_hooks(node, g, graph)
+            if anomaly and type(g) is not dict:
+                _check_sum(node, g)
             if wanted is not None and node in wanted:
                 found[node] = g
                 if cut:
@@ -63,7 +67,7 @@ def sweep(
                 if not waiting[junction]:
                     ready.append(junction)
             elif g is not None and wanted is None and type(node) is Leaf:
-                _settle(node, g, graph)
+                _settle(node, g, graph, given)
             continue
         saved = node.saved
         if saved is FREED:
@@ -158,47 +162,74 @@ def _zeros(like: Spec, graph: bool) -> Any:
 
 
 def _run_hooks(node: Node, g: Any, graph: bool) -> Any:
-    for hook in tuple(node.hooks or ()):
+    for hook in tuple((node.hooks or {}).values()):
         with setting(recording=graph):
             result = hook(g if graph else Tensor(g))
         if result is not None:
-            if not isinstance(result, Tensor) or result.shape != node.shape:
-                raise TypeError(f"a gradient hook must return None or a tensor of shape {node.shape}, not {result!r}")
+            if not isinstance(result, Tensor) or (result.shape, result.dtype) != (node.shape, node.dtype):
+                got = describe(result._data) if isinstance(result, Tensor) else repr(result)
+                raise TypeError(f"a gradient hook must return None or a tensor {describe(node)}, not {got}")
             g = result if graph else result._data
     return g
 
 
-def _settle(leaf: Leaf, g: Any, graph: bool) -> None:
-    """A gradient comes to rest: in the leaf's memory order, and never written again, so that sharing it is harmless."""
+_settling = Lock()  # leaves may be shared by threads that run backward
+
+
+def _settle(leaf: Leaf, g: Any, graph: bool, given: set[int]) -> None:
+    """A gradient comes to rest: in the leaf's memory order, and in memory that no other leaf's gradient uses."""
     if not graph:
-        if g.strides != leaf.strides or not getattr(g.flags, "writeable", True):
+        if g.strides != leaf.strides:
             order = sorted(range(g.ndim), key=lambda axis: -abs(leaf.strides[axis]))
             back = tuple(np.argsort(order)) if g.ndim else ()
             g = namespace(g).array(g.transpose(order), order="C", copy=True).transpose(back)
-        g = Tensor(g)
-    old = leaf.grad
-    if old is not None:
-        g = old + g if graph or old.node is not None else Tensor(old._data + g._data)
-    leaf.grad = g
+        g = Tensor(_unshared(g, given))
+    with _settling:
+        old = leaf.grad
+        if old is not None:
+            g = old + g if graph or old.node is not None else Tensor(old._data + g._data)
+        leaf.grad = g
+
+
+def _unshared(g: Any, given: set[int]) -> Any:
+    """g, or a copy of it where it is read-only or its memory was given away before."""
+    key = id(owner(g))
+    if key in given or not getattr(g.flags, "writeable", True):
+        return g.copy(order="K")
+    given.add(key)
+    return g
 
 
 def _check_finite(node: Node, parent: Node, gp: Any) -> None:
-    values = gp._data if isinstance(gp, Tensor) else gp
-    finite = namespace(values).isfinite(values)
-    if finite.all():
-        return
-    bad = int(values.size - finite.sum())
-    nans = int(namespace(values).isnan(values).sum())
+    """Raise if the gradient that a rule of `node` gave for `parent` has elements that are not finite."""
     slot = list(node.parents).index(parent)
     name = node.primitive.slots[slot] if slot < node.primitive.inputs else f"number {slot}"
-    where = "outside the detect_anomaly() block"
+    _report_not_finite(node, gp, f"the gradient of {node.primitive.name} with respect to its argument {name}")
+
+
+def _check_sum(node: Node, g: Any) -> None:
+    """Raise if finite gradients that met at `node` have become infinite by being added up."""
+    what = "a tensor that requires gradients" if type(node) is Leaf else "a result"
+    if node.primitive is not None:
+        what = f"the result of {node.primitive.name}"
+    _report_not_finite(node, g, f"the sum of all gradients that reach {what} ({describe(node)})")
+
+
+def _report_not_finite(node: Node, gradient: Any, what: str) -> None:
+    values = gradient._data if isinstance(gradient, Tensor) else gradient
+    xp = namespace(values)
+    finite = xp.isfinite(values)
+    if finite.all():
+        return
+    bad, nans = int(values.size - finite.sum()), int(xp.isnan(values).sum())
+    where = ""
+    if node.primitive is not None:
+        where = "; the operation was called outside the detect_anomaly() block"
     if hasattr(node, "origin"):
         file, line, function = node.origin
-        where = f"at {file}:{line} in {function}\n    {linecache.getline(file, line).strip()}"
-    raise ArithmeticError(
-        f"the gradient of {node.primitive.name} with respect to its argument {name} has {bad} of {values.size} "
-        f"elements that are not finite ({nans} NaN); the operation was called {where}"
-    )
+        text = linecache.getline(file, line).strip()
+        where = f"; the operation was called at {file}:{line} in {function}\n    {text}"
+    raise ArithmeticError(f"{what} has {bad} of {values.size} elements that are not finite ({nans} NaN){where}")
 
 
 # ---- what users call
@@ -237,7 +268,8 @@ def backward(
 
 
 def _listed(value: Any) -> list:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+    """A tensor, an array or None as a list of one; anything else that can be iterated over (parameters()) as a list."""
+    return [value] if isinstance(value, Tensor) or value is None or hasattr(value, "strides") else list(value)
 
 
 def grad(
@@ -274,7 +306,10 @@ def grad(
             raise RuntimeError(
                 f"inputs[{i}] (shape {x.shape}) is not used by the outputs; allow_unused=True gives None"
             )
-    return tuple(g if g is None or isinstance(g, Tensor) else Tensor(g) for g in results)
+    if create_graph:
+        return tuple(results)
+    given: set[int] = set()
+    return tuple(None if g is None else Tensor(_unshared(g, given)) for g in results)
 
 
 def _fresh(func: Callable, inputs: Any, create_graph: bool) -> tuple[list[Tensor], Any]:
@@ -300,7 +335,12 @@ def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
     result has the shape of inputs; inputs that func ignores get zeros.
     """
     leaves, out = _fresh(func, inputs, create_graph)
-    found = grad(out, leaves, v, create_graph=create_graph, allow_unused=True)
+    outs = _listed(out)
+    vectors = [None] * len(outs) if v is None else _same_number("v", _listed(v), outs, "outputs")
+    used = [(y, u) for y, u in zip(outs, vectors, strict=True) if y.node is not None]
+    found: Sequence = [None] * len(leaves)
+    if used:
+        found = grad(*_columns(used, leaves), create_graph=create_graph, allow_unused=True)
     products = [Tensor(np.zeros_like(x._data)) if g is None else g for g, x in zip(found, leaves, strict=True)]
     return _outside(out, create_graph), _like_inputs(inputs, products)
 
@@ -314,15 +354,14 @@ def jvp(func: Callable, inputs: Any, v: Any, create_graph: bool = False) -> tupl
     leaves, out = _fresh(func, inputs, create_graph)
     outs = _listed(out)
     vectors = [Tensor(namespace(y._data).zeros_like(y._data)).requires_grad_() for y in outs]
+    along = _same_number("v", _listed(v), leaves, "inputs")
     used = [(y, u) for y, u in zip(outs, vectors, strict=True) if y.node is not None]
     results = [Tensor(np.zeros_like(y._data)) for y in outs]
     if used:
-        pulled = grad([y for y, _ in used], leaves, [u for _, u in used], create_graph=True, allow_unused=True)
-        pairs = [(p, w) for p, w in zip(pulled, _listed(v), strict=True) if p is not None and p.node is not None]
+        pulled = grad(*_columns(used, leaves), create_graph=True, allow_unused=True)
+        pairs = [(p, w) for p, w in zip(pulled, along, strict=True) if p is not None and p.node is not None]
         if pairs:
-            found = grad(
-                [p for p, _ in pairs], vectors, [w for _, w in pairs], create_graph=create_graph, allow_unused=True
-            )
+            found = grad(*_columns(pairs, vectors), create_graph=create_graph, allow_unused=True)
             results = [r if g is None else g for r, g in zip(results, found, strict=True)]
     many = isinstance(out, (list, tuple))
     return _outside(out, create_graph), tuple(results) if many else results[0]
@@ -331,13 +370,27 @@ def jvp(func: Callable, inputs: Any, v: Any, create_graph: bool = False) -> tupl
 def hvp(func: Callable, inputs: Any, v: Any, create_graph: bool = False) -> tuple[Any, Any]:
     """(func(*inputs), H . v): the product of the Hessian of a scalar function with a vector of the inputs' shapes."""
     leaves, out = _fresh(func, inputs, create_graph)
-    first = grad(out, leaves, create_graph=True, allow_unused=True)
-    pairs = [(g, w) for g, w in zip(first, _listed(v), strict=True) if g is not None and g.node is not None]
+    along = _same_number("v", _listed(v), leaves, "inputs")
+    first: Sequence = [None] * len(leaves)
+    if out.node is not None:
+        first = grad(out, leaves, create_graph=True, allow_unused=True)
+    pairs = [(g, w) for g, w in zip(first, along, strict=True) if g is not None and g.node is not None]
     found: Sequence = [None] * len(leaves)
     if pairs:
-        found = grad([g for g, _ in pairs], leaves, [w for _, w in pairs], create_graph=create_graph, allow_unused=True)
+        found = grad(*_columns(pairs, leaves), create_graph=create_graph, allow_unused=True)
     products = [Tensor(np.zeros_like(x._data)) if h is None else h for h, x in zip(found, leaves, strict=True)]
     return _outside(out, create_graph), _like_inputs(inputs, products)
+
+
+def _same_number(name: str, values: list, others: Sequence, what: str) -> list:
+    if len(values) != len(others):
+        raise ValueError(f"{name} has {len(values)} tensors for {len(others)} {what}; it needs one for each")
+    return values
+
+
+def _columns(pairs: Sequence[tuple[Any, Any]], inputs: Sequence) -> tuple[list, Sequence, list]:
+    """The first three arguments of grad from pairs (output, its gradient)."""
+    return [y for y, _ in pairs], inputs, [g for _, g in pairs]
 
 
 def _outside(out: Any, create_graph: bool) -> Any:
@@ -366,7 +419,7 @@ def replayed(
     return [None if n is None else found.get(n) for n in nodes]
 
 
-alias = Primitive("alias(x) -> y", lambda g: g, kernel=lambda x: x, view=True)
+alias = Primitive("alias(x) -> y", lambda g: g, kernel=lambda x: x)
 
 
 class Fused(Primitive):
@@ -401,6 +454,9 @@ class Fused(Primitive):
 
     def saved(self, parents: list, values: list) -> Any:
         return [values[s] for s in self.keep]
+
+    def saved_arrays(self, node: Node) -> Iterator[tuple[str, Any]]:
+        return ((self.slots[s], v) for s, v in zip(self.keep, node.saved, strict=True) if hasattr(v, "strides"))
 
     def pull(self, node: Node, g: Any, graph: bool) -> list:
         if isinstance(node, Junction):

@@ -5,15 +5,39 @@ Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from . import random
 from .backward import replayed
-from .graph import Item, Junction, Node
+from .graph import Item, Junction, Node, owner, tick
 from .mode import MODE, setting
 from .primitive import Primitive, calling_line
 from .tensor import Tensor
+
+
+class _Reads:
+    """What a function reads while it runs: nodes, and memory (by weak references, so that nothing is kept alive)."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[Node, None] = {}
+        self.memory: dict[int, weakref.ref] = {}
+
+    def read(self, parents: Sequence[Node | None], values: Sequence) -> None:
+        self.nodes.update((p, None) for p in parents if p is not None)
+        for value in values:
+            if hasattr(value, "strides") and not isinstance(value, np.generic):
+                array = owner(value)
+                known = self.memory.get(id(array))
+                if known is None or known() is not array:  # an array that is gone may have had the same id
+                    self.memory[id(array)] = weakref.ref(array)
+
+    def include(self, other: _Reads) -> None:
+        self.nodes.update(other.nodes)
+        self.memory.update(other.memory)
 
 
 class _Checkpoint(Primitive):
@@ -21,26 +45,30 @@ class _Checkpoint(Primitive):
 
     def __call__(self, func: Callable, *args: Any) -> Any:
         outer = MODE.get()
-        state = random.get_rng_state()
-        read: dict[Node, None] = {}
-        with setting(recording=False, capture=read):
+        if not outer.recording:
+            return func(*args)
+        state, start, reads = random.get_rng_state(), tick(), _Reads()
+        # The first run is recorded, so that the function may use hooks and gradients, and its graph dropped.
+        with setting(capture=reads):
             result = func(*args)
         many = isinstance(result, (tuple, list))
         outs = list(result) if many else [result]
+        del result
         for i, y in enumerate(outs):
             if not isinstance(y, Tensor):
                 raise TypeError(f"a checkpointed function returns tensors; output {i} is a {type(y).__name__}")
-        own = [x.node if isinstance(x, Tensor) else None for x in args]
-        closure = [n for n in read if n not in own]
-        parents = own + closure
-        if outer.capture is not None:  # inside another checkpoint: it reads what this one reads
-            outer.capture.update((n, None) for n in parents if n is not None)
+        reads.nodes.update((y.node, None) for y in outs if y.node is not None)  # it may return what it did not make
+        reads.nodes = {n: None for n in reads.nodes if n.time < start}
         outs = [Tensor(y._data) for y in outs]
-        if outer.recording and any(n is not None for n in parents):
+        if outer.capture is not None:  # inside another checkpoint: it reads what this one reads
+            outer.capture.include(reads)
+        own = [x.node if isinstance(x, Tensor) else None for x in args]
+        parents = own + [n for n in reads.nodes if n not in own]
+        if any(n is not None for n in parents):
             values = [x._data if isinstance(x, Tensor) else x for x in args]
-            tensors = [isinstance(x, Tensor) for x in args]
-            params = {"func": func, "state": state, "tensors": tensors}
-            node = Junction(self, params, parents, values, [y._data for y in outs])
+            params = {"func": func, "state": state, "tensors": [isinstance(x, Tensor) for x in args]}
+            memory = [ref for ref in reads.memory.values() if ref() is not None]
+            node = Junction(self, params, parents, (values, memory), [y._data for y in outs])
             if outer.anomaly:
                 node.origin = calling_line()
             for i, y in enumerate(outs):
@@ -48,11 +76,20 @@ class _Checkpoint(Primitive):
                     y.node = Item(node, i, y._data)
         return tuple(outs) if many else outs[0]
 
+    def saved_arrays(self, node: Node) -> Iterator[tuple[str, Any]]:
+        values, memory = node.saved
+        for i, value in enumerate(values):
+            if hasattr(value, "strides"):
+                yield f"number {i}", value
+        for ref in memory:
+            if (array := ref()) is not None:
+                yield "of its closure", array
+
     def pull(self, node: Node, g: Any, graph: bool) -> list:
         func, state, tensors = node.params["func"], node.params["state"], node.params["tensors"]
         args = [
             Tensor(value, parent) if is_tensor else value
-            for value, parent, is_tensor in zip(node.saved, node.parents, tensors, strict=False)
+            for value, parent, is_tensor in zip(node.saved[0], node.parents, tensors, strict=False)
         ]
         g = [gy if not graph or isinstance(gy, Tensor) else Tensor(gy) for gy in g]
         with random.replay(state):

@@ -8,13 +8,14 @@ and is freed the moment its last output is.
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-# One clock orders everything: a node is younger than its parents, and a leaf that an optimizer changes in place becomes
-# younger than the nodes that saved its old value.
+# One clock orders everything: a node is younger than its parents, and memory that an optimizer writes to gets a stamp
+# younger than the nodes that saved its old content.
 tick = itertools.count(1).__next__
 
 
@@ -34,7 +35,7 @@ class Node:
 
     __slots__ = ("__weakref__", "dtype", "hooks", "origin", "params", "parents", "primitive", "saved", "shape", "time")
 
-    hooks: list[Callable] | None
+    hooks: dict[int, Callable] | None
     origin: tuple[str, int, str]  # file, line and function of the call; set only under detect_anomaly()
 
     def __init__(self, primitive: Any, params: Any, parents: Any, saved: Any, out: Any):
@@ -82,11 +83,32 @@ FREED = object()  # stands for the saved arrays of a node that a backward pass h
 
 
 class Clock:
-    """When a leaf was last changed in place. Nodes younger than that need no check."""
+    """When memory that a graph may have saved was last written to. Nodes younger than that need no check."""
 
     changed = 0
 
 
-def touch(leaf: Leaf) -> None:
-    """Note that the array of this leaf was changed in place: older nodes that saved it must not be used any more."""
-    Clock.changed = leaf.time = tick()
+# The last write to each piece of memory: id of the array that owns it -> (weak reference to that array, time).
+_written: dict[int, tuple[weakref.ref, int]] = {}
+
+
+def owner(array: Any) -> Any:
+    """The array whose memory this one looks at: itself, or the end of its chain of bases."""
+    while hasattr(base := array.base, "dtype"):
+        array = base
+    return array
+
+
+def stamp(array: Any) -> None:
+    """Note that the memory of this array was written to: older nodes that saved it must not be used any more."""
+    memory = owner(array)
+    key = id(memory)
+    Clock.changed = tick()
+    _written[key] = (weakref.ref(memory, lambda _: _written.pop(key, None)), Clock.changed)
+
+
+def written_after(array: Any, time: int) -> bool:
+    """Whether the memory of this array was written to, as far as `stamp` was told, after that time."""
+    memory = owner(array)
+    entry = _written.get(id(memory))
+    return entry is not None and entry[1] > time and entry[0]() is memory

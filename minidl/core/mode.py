@@ -17,7 +17,7 @@ from ..kernels.columns import COLUMNS
 class Mode(NamedTuple):
     recording: bool = True  # operations on tensors that require gradients are recorded
     backend: str | None = None  # column of the kernel table; None follows the type of the array
-    capture: dict | None = None  # inside checkpoint's first run: collects the nodes that its function reads
+    capture: Any = None  # inside checkpoint's first run: collects what its function reads
     anomaly: bool = False  # remember where each operation was called, check every gradient
 
 
@@ -46,9 +46,7 @@ def no_grad() -> Iterator[None]:
 @contextmanager
 def enable_grad() -> Iterator[None]:
     """Record again inside a `no_grad` block."""
-    # While checkpoint runs its function for the first time nothing is recorded whatever the function says;
-    # the run that counts comes later.
-    with setting(recording=MODE.get().capture is None):
+    with setting(recording=True):
         yield
 
 

@@ -16,14 +16,14 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from numpy import ndarray
 
 from ..kernels import table
-from .graph import Item, Junction, Leaf, Node, Spec, spec
+from .graph import Item, Junction, Node, Spec, spec, written_after
 from .mode import MODE, Mode
 from .tensor import Tensor, as_array, recorded
 
@@ -41,7 +41,6 @@ class Rule(NamedTuple):
 class Primitive:
     """An operation that the graph records.
 
-    view: the result may share the memory of the first argument.
     signature: "name(inputs) -> outputs". "; residuals" may follow: outputs that carry no gradient. A star marks a list.
     rules: one for each input; for a starred input a single rule that returns the gradients of all of them.
     kernel: a function for every column; needed only for operations that have no row in `minidl.kernels.table`.
@@ -49,8 +48,7 @@ class Primitive:
 
     names: dict[str, Primitive] = {}  # every primitive by its name
 
-    def __init__(self, signature: str, *rules: Callable | None, kernel: Callable | None = None, view: bool = False):
-        self.view = view
+    def __init__(self, signature: str, *rules: Callable | None, kernel: Callable | None = None):
         match = _SIGNATURE.fullmatch(signature.strip())
         if match is None:
             raise ValueError(f"signature {signature!r} should read 'name(x, y) -> z'")
@@ -113,9 +111,9 @@ class Primitive:
         out = self.run(mode, kind or type(values[0]), values, params)
         if kind is None:  # bare arrays in, bare arrays out
             return out
+        if mode.capture is not None:
+            mode.capture.read(parents if mode.recording else (), values)
         if not recorded or not mode.recording:
-            if recorded and mode.capture is not None:
-                mode.capture.update((p, None) for p in parents if p is not None)
             return Tensor(out) if self.single else tuple(map(Tensor, out))
         return self.record(parents, values, out, params, mode)
 
@@ -201,23 +199,23 @@ class Primitive:
         return Item(node, index, value) if index < self.differentiable and value.dtype.kind == "f" else None
 
     def check_unchanged(self, node: Node) -> None:
-        """Raise if a leaf that the rules are about to use was changed in place after this operation ran."""
-        for slot, leaf in enumerate(node.parents):
-            while leaf is not None and leaf.parents and (leaf.primitive is None or leaf.primitive.view):
-                leaf = leaf.parents[0]  # a view of a leaf changes with it
-            if type(leaf) is Leaf and leaf.time > node.time and self._uses(node, slot):
-                name = self.slots[slot] if slot < self.inputs and not self.list_in else f"number {slot}"
+        """Raise if memory that the rules are about to read was written to after this operation ran."""
+        for name, array in self.saved_arrays(node):
+            if written_after(array, node.time):
                 raise RuntimeError(
-                    f"{self.name}: argument {name} ({leaf.dtype}{list(leaf.shape)}) was changed in place (by an "
-                    f"optimizer step, load_state_dict or mutated()) after the forward pass used it; its gradient would "
-                    f"be wrong. Run the forward pass again before backward()"
+                    f"{self.name}: argument {name} ({describe(array)}) was changed in place (by an optimizer step, "
+                    f"load_state_dict or mutated()) after the forward pass used it; its gradient would be wrong. Run "
+                    f"the forward pass again before backward()"
                 )
 
-    def _uses(self, node: Node, slot: int) -> bool:
-        if self.pull is not None:
-            return True
-        used = zip(self.rules, node.parents, strict=True)
-        return any(p is not None and r is not None and slot in r.slots for r, p in used)
+    def saved_arrays(self, node: Node) -> Iterator[tuple[str, Any]]:
+        """Slot and content of every array that the node keeps."""
+        for rule, kept in zip(self.rules, node.saved or (), strict=False):
+            if rule is not None and kept is not None:
+                values = kept if len(rule.slots) > 1 else (kept,)
+                for slot, value in zip(rule.slots, values, strict=True):
+                    if slot >= 0 and hasattr(value, "strides"):
+                        yield self.slots[slot], value
 
 
 class ListPrimitive(Primitive):
@@ -231,13 +229,11 @@ class ListPrimitive(Primitive):
         assert rule is not None
         return list(rule.call(g, **node.params))
 
-    def _uses(self, node: Node, slot: int) -> bool:
-        return False
-
 
 def describe(value: Any) -> str:
     """float32[2, 3] for arrays, the value itself for the rest."""
-    return f"{value.dtype}{list(value.shape)}" if hasattr(value, "strides") or isinstance(value, Spec) else repr(value)
+    known = hasattr(value, "strides") or isinstance(value, (Spec, Node))
+    return f"{value.dtype}{list(value.shape)}" if known else repr(value)
 
 
 def calling_line() -> tuple[str, int, str]:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-@cache
-def generator() -> np.random.Generator:
-    """The generator itself."""
-    from numpy.random import PCG64, Generator  # a quarter of NumPy's import time, so only when it is needed
+_of_thread = threading.local()
 
-    return Generator(PCG64())
+
+def generator() -> np.random.Generator:
+    """The generator itself. Each thread has one of its own: with a common one no thread could repeat its numbers."""
+    try:
+        return _of_thread.generator
+    except AttributeError:
+        from numpy.random import PCG64, Generator  # a quarter of NumPy's import time, so only when it is needed
+
+        _of_thread.generator = Generator(PCG64())
+        return _of_thread.generator
 
 
 def manual_seed(seed: int) -> None:
-    """Start the stream anew from `seed`; the same seed gives the same numbers on every machine."""
+    """Start this thread's stream anew from `seed`; the same seed gives the same numbers on every machine."""
     from numpy.random import PCG64
 
     set_rng_state(dict(PCG64(seed).state))

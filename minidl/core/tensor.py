@@ -5,14 +5,15 @@ This file knows the data and the protocols. Arithmetic and the other operators a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import itertools
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy import ndarray
 
 from ..kernels.arrays import namespace
 from .dtypes import DEFAULT, as_dtype
-from .graph import Leaf, Node, tick, touch
+from .graph import Leaf, Node, stamp, tick
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,17 +55,15 @@ class Tensor(Declared):
                 f"the new data is {array.dtype}{list(array.shape)}, this tensor {self.dtype}{list(self.shape)}: "
                 f"shape and dtype must stay"
             )
+        stamp(self._data)
         self._data = array
         leaf = self._leaf()
         if leaf is not None:
             leaf.strides = array.strides
-        self.mutated()
 
     def mutated(self) -> None:
-        """Say that the array was changed in place. A graph that saved its old content will refuse to run backward."""
-        leaf = self._leaf()
-        if leaf is not None:
-            touch(leaf)
+        """Say that the array was written to: graphs that saved this memory refuse to run backward."""
+        stamp(self._data)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -207,6 +206,8 @@ class Tensor(Declared):
         memo[id(self)] = twin
         twin._data = self._data.copy(order="K")
         twin.node = None if self.node is None else Leaf(twin._data)
+        if twin.node is not None and self.grad is not None:
+            twin.node.grad = Tensor(self.grad._data.copy())
         return twin
 
     # ---- gradients
@@ -254,10 +255,12 @@ class Tensor(Declared):
             if value is None:
                 return
             raise RuntimeError("only leaves that require gradients hold one")
-        if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape):
-            got = value.shape if isinstance(value, Tensor) else type(value).__name__
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"a gradient must be a tensor, not {type(value).__name__}")
+        if value is not None and (value.shape != self.shape or value.dtype != self.dtype):
             raise ValueError(
-                f"the gradient of a tensor of shape {self.shape} must be a tensor of that shape, not {got}"
+                f"the gradient is {value.dtype}{list(value.shape)}, its tensor {self.dtype}{list(self.shape)}: shape "
+                f"and dtype must agree"
             )
         leaf.grad = value
 
@@ -272,18 +275,36 @@ class Tensor(Declared):
 
         backward(self, gradient, retain_graph, create_graph)
 
-    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call `hook(gradient)` when this tensor's gradient is complete; what it returns (if not None) replaces it.
 
-        Returns a function that removes the hook.
+        Returns a handle whose `remove()` takes the hook away.
         """
         if self.node is None:
             raise RuntimeError("a hook needs a tensor that requires gradients")
         if self.node.hooks is None:
-            self.node.hooks = []
-        hooks = self.node.hooks
-        hooks.append(hook)
-        return lambda: hooks.remove(hook) if hook in hooks else None
+            self.node.hooks = {}
+        return RemovableHandle(self.node.hooks, hook)
+
+
+class RemovableHandle:
+    """Stands for a registered hook; `remove()`, or leaving a `with` block, takes the hook away."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, hooks: dict[int, Callable], hook: Callable):
+        self.id = next(self._numbers)
+        self._hooks = hooks
+        hooks[self.id] = hook
+
+    def remove(self) -> None:
+        self._hooks.pop(self.id, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
 
 
 _new = object.__new__
@@ -370,6 +391,8 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def from_dlpack(other: Any) -> Tensor:
     """A tensor on the memory of any object that speaks DLPack (no copy): CPU and CUDA arrays of other libraries."""
+    if not hasattr(other, "__dlpack_device__"):
+        raise TypeError(f"from_dlpack needs an array of a library that speaks DLPack, not {type(other).__name__}")
     cpu = other.__dlpack_device__()[0] == 1
     array = np.from_dlpack(other) if cpu else _cupy().from_dlpack(other)
     as_dtype(array.dtype)

@@ -47,6 +47,7 @@ class _BatchNorm(Module):
         for buffer, value in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):
             if buffer is not None:
                 buffer.data[...] = value
+                buffer.mutated()
 
     def reset_parameters(self) -> None:
         """weight 1, bias 0, no batch seen."""
@@ -76,6 +77,7 @@ class _BatchNorm(Module):
         )
         if tracked is not None:
             tracked.data[...] += 1
+            tracked.mutated()
         return output
 
     def extra_repr(self) -> str:

@@ -9,31 +9,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from ..core.dtypes import as_dtype
-from ..core.tensor import Tensor, to_device
+from ..core.tensor import RemovableHandle, Tensor, to_device
 from ..functional.creation import zeros_like
 from .parameter import Buffer, Parameter, rebind
 
 _TABLES = {"_parameters": "parameter", "_buffers": "buffer", "_modules": "module"}
-
-
-class RemovableHandle:
-    """Stands for a registered hook; `remove()`, or leaving a `with` block, takes the hook away."""
-
-    _numbers = itertools.count()
-
-    def __init__(self, hooks: dict[int, Callable], hook: Callable):
-        self.id = next(self._numbers)
-        self._hooks = hooks
-        hooks[self.id] = hook
-
-    def remove(self) -> None:
-        self._hooks.pop(self.id, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.remove()
 
 
 class IncompatibleKeys(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.graph import touch
 from ..core.tensor import Tensor, tensor
 from ..functional.creation import zeros
 
@@ -22,6 +21,14 @@ class Parameter(Tensor):
     def __init__(self, data: Any, requires_grad: bool = True):
         super().__init__(_memory(data))
         self.requires_grad = requires_grad
+
+    def _no_in_place(self, other: Any) -> Any:
+        raise TypeError(
+            "a parameter is not changed in place: `p -= x` would only give the name p to a new tensor. Write to its "
+            "array, `p.data -= x`, and call p.mutated()"
+        )
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = _no_in_place
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
@@ -64,8 +71,8 @@ def new_parameter(shape: Sequence[int], device: str | None, dtype: Any) -> Param
 def rebind(x: Tensor, array: Any) -> None:
     """Let x hold an array of the same shape, but perhaps of another type or on another device. x stays the same
     object, as optimizers know it; an older graph that saved its content refuses to run backward."""
+    x.mutated()
     x._data = array
     leaf = x._leaf()
     if leaf is not None:
         leaf.dtype, leaf.strides = array.dtype, array.strides
-        touch(leaf)

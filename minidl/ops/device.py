@@ -9,5 +9,4 @@ transfer = Primitive(
     "transfer(x) -> y",
     lambda g, *, source, target: transfer(g, source=target, target=source),
     kernel=lambda x, *, source, target: to_device(x, target),
-    view=True,
 )

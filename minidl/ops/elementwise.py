@@ -174,12 +174,12 @@ def _short_binary(primitive: Binary) -> Callable:
 
 
 # ---- types and copies
-astype = Primitive("astype(x) -> y", lambda g, _x, *, dtype: astype(g, dtype=_x.dtype), view=True)
+astype = Primitive("astype(x) -> y", lambda g, _x, *, dtype: astype(g, dtype=_x.dtype))
 copy = Primitive("copy(x) -> y", lambda g: g)
 
 # ---- broadcasting, an adjoint pair
 sum_to = Primitive("sum_to(x) -> y", lambda g, _x, *, shape: broadcast_to(g, shape=_x.shape))
-broadcast_to = Primitive("broadcast_to(x) -> y", lambda g, _x, *, shape: sum_to(g, shape=_x.shape), view=True)
+broadcast_to = Primitive("broadcast_to(x) -> y", lambda g, _x, *, shape: sum_to(g, shape=_x.shape))
 
 # ---- arithmetic
 add = Binary("add(a, b) -> y", lambda g: g, lambda g: g)

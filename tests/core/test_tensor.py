@@ -256,6 +256,14 @@ class TestTransforms:
         _, h = minidl.hvp(lambda x: x.sum(), minidl.tensor(self.x), minidl.tensor(self.v))
         np.testing.assert_allclose(h.numpy(), np.zeros(4))
 
+    def test_functions_that_ignore_their_inputs(self):
+        one = lambda x: minidl.tensor(np.array(1.0))
+        x, v = minidl.tensor(self.x), minidl.tensor(self.v)
+        np.testing.assert_array_equal(minidl.vjp(one, x)[1].numpy(), np.zeros(4))
+        np.testing.assert_array_equal(minidl.hvp(one, x, v)[1].numpy(), np.zeros(4))
+        with pytest.raises(ValueError, match="v has 1 tensors for 2 inputs"):
+            minidl.jvp(lambda x, y: x + y, (x, x), (v,))
+
     def test_results_can_be_differentiated(self):
         x = minidl.tensor(self.x)
         _, t = minidl.jvp(
@@ -342,12 +350,80 @@ class TestCheckpoint:
         np.testing.assert_allclose(got[0], self.x.grad.numpy())
         np.testing.assert_allclose(got[1], self.w.grad.numpy())
 
+    def test_hooks_of_its_closure_run_once(self):
+        self.w.register_hook(lambda g: g * 10)
+        nested = lambda x: minidl.checkpoint(lambda q: minidl.checkpoint(lambda r: r @ self.w, q), x)
+        nested(self.x).sum().backward()
+        np.testing.assert_allclose(self.w.grad.numpy(), 10 * np.repeat(self.x.numpy().sum(0)[:, None], 3, 1))
+
+    def test_it_may_return_what_it_did_not_make(self):
+        a, b, c = minidl.checkpoint(lambda x: (x * 2, self.w, x), self.x)
+        (a.sum() + (b * b).sum() + c.sum()).backward()
+        np.testing.assert_allclose(self.x.grad.numpy(), np.full((2, 3), 3.0))
+        np.testing.assert_allclose(self.w.grad.numpy(), 2 * self.w.numpy())
+
+    def test_the_function_may_use_hooks_and_gradients(self):
+        seen = []
+
+        def penalty(x):
+            y = (x @ self.w).tanh()
+            y.register_hook(lambda g: seen.append(g.shape))
+            (g,) = minidl.grad(y.sum(), x, create_graph=True)
+            return (g * g).sum() + y.sum()
+
+        minidl.checkpoint(penalty, self.x).backward()
+        got = self.x.grad.numpy(), self.w.grad.numpy()
+        assert seen
+        self.x.grad = self.w.grad = None
+        penalty(self.x).backward()
+        np.testing.assert_allclose(got[0], self.x.grad.numpy())
+        np.testing.assert_allclose(got[1], self.w.grad.numpy())
+
+    def test_threads_do_not_disturb_each_others_random_numbers(self):
+        import threading
+
+        wrong = []
+
+        def run():
+            for _ in range(50):
+                x = minidl.ones(16, requires_grad=True)
+                y = minidl.checkpoint(lambda a: F.dropout(a, 0.5), x)
+                y.sum().backward()
+                if not np.array_equal(y.numpy(), x.grad.numpy()):
+                    wrong.append(1)
+
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+
     def test_without_gradients_it_is_just_the_call(self):
         with minidl.no_grad():
             assert not minidl.checkpoint(self.block, self.x).requires_grad
         assert not minidl.checkpoint(lambda h: h * 2, minidl.ones(2)).requires_grad
         with pytest.raises(TypeError, match="output 0 is a float"):
             minidl.checkpoint(lambda h: 1.0, self.x)
+
+
+def test_parameters_refuse_to_be_changed_in_place():
+    p = minidl.nn.Parameter(minidl.ones(2))
+    with pytest.raises(TypeError, match=r"p.data -= x`, and call p.mutated\(\)"):
+        p -= 0.5
+    total = minidl.ones(2, requires_grad=True) * 1
+    total += 1
+    assert total.tolist() == [2, 2]
+
+
+def test_a_gradient_that_is_set_must_fit():
+    x = minidl.ones(2, requires_grad=True)
+    with pytest.raises(ValueError, match=r"float64\[2\], its tensor float32\[2\]"):
+        x.grad = minidl.ones(2, dtype="float64")
+    with pytest.raises(TypeError, match="must be a tensor"):
+        x.grad = 1.0
+    x.grad = minidl.ones(2)
+    np.testing.assert_array_equal(copy.deepcopy(x).grad.numpy(), [1, 1])
 
 
 def test_float16_survives_arithmetic():
@@ -378,7 +454,7 @@ def test_type_checkers_know_exactly_what_tensors_can_do():
     written = set(vars(minidl.Tensor)) & names
     assert names == written, f"declared but not there: {sorted(names - written)}"
     source = ast.parse(Path(minidl.core.tensor.__code__.co_filename).read_text())
-    (own,) = (node for node in source.body if isinstance(node, ast.ClassDef))
+    (own,) = (node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "Tensor")
     defined = {node.name for node in own.body if isinstance(node, ast.FunctionDef)}
     installed = {name for name, value in vars(minidl.Tensor).items() if callable(value) or isinstance(value, property)}
     assert installed - defined - names <= {"__hash__"}, "installed but not declared"

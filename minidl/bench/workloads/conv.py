@@ -1,4 +1,4 @@
-"""Typical convolutions and poolings, forward and backward, float32. The input requires a gradient, as inside a network."""
+"""Typical convolutions and poolings, forward and backward, float32. Inputs require gradients, as inside a network."""
 
 from __future__ import annotations
 
