@@ -308,8 +308,8 @@ def grad(
             )
     if create_graph:
         return tuple(results)
-    given: set[int] = set()
-    return tuple(None if g is None else Tensor(_unshared(g, given)) for g in results)
+    handed_out: set[int] = set()
+    return tuple(None if g is None else Tensor(_unshared(g, handed_out)) for g in results)
 
 
 def _fresh(func: Callable, inputs: Any, create_graph: bool) -> tuple[list[Tensor], Any]:
