@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dispatch(args)
     except SystemExit as end:  # tyro has said what was wrong, or printed help
         return end.code if isinstance(end.code, int) else 2
-    except KeyboardInterrupt:
-        print("minidl: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # it may say what it leaves behind
+        print(": ".join(["minidl: stopped", *map(str, stop.args)]), file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has left, as in `minidl … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
@@ -143,8 +143,8 @@ def _gradcheck(args: list[str]) -> int:
         """
 
         only: Annotated[str | None, arg(metavar="NAMES")] = None
-        """Check only these: names or patterns such as conv*, separated by commas; "primitive", "function" and "layer"
-        stand for all of a kind."""
+        """Check only these: names or patterns such as conv*, in capitals or not, separated by commas; "primitive",
+        "function" and "layer" stand for all of a kind."""
         order: Literal[1, 2] = 2
         """With 2 also the gradients of the gradients."""
         backend: Annotated[str | None, arg(metavar="COLUMN")] = None
@@ -154,7 +154,7 @@ def _gradcheck(args: list[str]) -> int:
         fast: bool = False
         """Check along random directions instead of element by element."""
         seed: int = 0
-        """Start of the random numbers that inputs are drawn from."""
+        """Start of the random numbers that inputs are drawn from; 0 or more."""
 
     options = _options(Options, args, "minidl gradcheck")
     return _at("minidl.checking.command:run")(**asdict(options))

@@ -46,14 +46,21 @@ def test_version(capsys, args):
         (("train", "ae", "--lr", "nan"), "--lr is nan: it must be a positive number"),
         (("train", "ae", "--code", "65"), "--code is 65: it must be between 1 and 64"),
         (("train", "ae", "--seed", "-1"), "--seed is -1"),
+        (("gradcheck", "--seed", "-1"), "the seed is -1; it must be 0 or more"),
+        (("gradcheck", "--only", ""), "--only is empty: give names or patterns"),
+        (("gradcheck", "--only", "nosuch"), "nothing is called 'nosuch'; there are "),
+        (("gradcheck", "--report", "."), "the report . is a folder; give the name of a file, such as report.html"),
+        (("gradcheck", "--report", "/proc/x.html"), "the report /proc/x.html cannot be written: "),
+        (("gradcheck", "--report", "/dev/null/x.html"), "the report /dev/null/x.html cannot be written: "),
         (("train", "ae", "--threads", "100000"), "--threads is 100000: it must be between 1 and"),
     ],
 )
 def test_what_makes_no_sense_is_said_in_a_line(capsys, tmp_path, monkeypatch, args, words):
     monkeypatch.chdir(tmp_path)
-    status, _, err = run(capsys, *args)
+    status, out, err = run(capsys, *args)
     assert status == 2
-    assert words in err and err.startswith("minidl: ") and "Traceback" not in err
+    assert words in err and err.startswith(("minidl: ", "minidl gradcheck: ")) and "Traceback" not in err
+    assert err.count("\n") == 1 and (args[:1] != ("gradcheck",) or out == "")
     assert os.listdir(tmp_path) == []  # nothing was begun
 
 
@@ -112,7 +119,8 @@ def test_a_missing_extra_is_named_before_anything_is_done(capsys, tmp_path, monk
     monkeypatch.setitem(sys.modules, library, None)
     status, _, err = run(capsys, "train", "ae", "--epochs", "1")
     assert status == 2
-    assert "is not installed: pip install 'minidl[train]'" in err
+    assert "training needs " in err
+    assert "is not installed: pip install 'minidl[train]', or from a checkout pip install -e '.[train]'" in err
     assert os.listdir(tmp_path) == []
 
 
@@ -145,6 +153,12 @@ def test_ctrl_c_outside_the_loop_is_quiet(capsys, monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "version", cli.Command("", stopped))
     status, _, err = run(capsys, "version")
     assert (status, err) == (130, "minidl: stopped\n")
+
+    def stopped_with_words(_):
+        raise KeyboardInterrupt("the folder is here")
+
+    monkeypatch.setitem(cli.COMMANDS, "version", cli.Command("", stopped_with_words))
+    assert run(capsys, "version")[2] == "minidl: stopped: the folder is here\n"
 
 
 def test_python_m_minidl_and_a_light_start():

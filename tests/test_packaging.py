@@ -109,7 +109,8 @@ from pathlib import Path
 for name in ("kernels", "models"):
     try:
         __import__(name)
-    except ImportError:
+    except ImportError as error:  # the file may be found, and then says what to write
+        assert f"import minidl.{name}, not {name}" in str(error) or error.name == name, error
         continue
     raise SystemExit(f"{name} can be imported")
 cuda = Path(minidl.kernels.cuda.__file__).parent
@@ -181,13 +182,15 @@ def test_imports_from_another_folder(way, tree, tmp_path, request):
         out = run(python, "-c", PROBE, cwd=elsewhere, PYTHONPATH=str(tree))
     else:
         if way == "editable":
-            source = tmp_path / "source"  # apart: this leaves an .egg-info folder
+            source = tmp_path / "clones" / "minidl"  # apart: this leaves an .egg-info folder
             shutil.copytree(tree, source, symlinks=True, ignore=LEFT_OUT)
             made = build("build_editable", source, tmp_path / "editable")
         else:
             made = request.getfixturevalue(way.replace(" ", "_"))
         python = install(made, tmp_path / "env")
         out = run(python, "-c", PROBE, cwd=elsewhere)
+        if way == "editable":  # a clone in the current folder must not be taken for a package of its name
+            assert run(python, "-c", PROBE, cwd=source.parent) == out
         version = run(python.with_name("minidl"), "--version", cwd=elsewhere)
         assert SETUP["project"]["version"] in version
     engine, kernels = out.split()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import shlex
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.mode import backend as using
 from .report import write_whole
-from .rows import Result, check_row, own_kernel
+from .rows import VERDICTS, Result, check_row, own_kernel
 from .samples import KINDS, Sample, table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 BACKENDS = ("cpu", "reference", "numba_cuda", "cuda")
+UNLIMITED = 10_000  # characters in a line
+NEAR = 0.7  # how alike, from 0 to 1, a name must be to what was asked for to be suggested
 
 
 def run(
@@ -29,69 +33,107 @@ def run(
     call.
 
     only: names or patterns with * and ?, several of them in a list or separated by commas; "conv2d" also finds
-    "functional.conv2d", and "primitive", "function" and "layer" stand for all of a kind. order: 1, or 2 with the
-    gradients' gradients. backend: the column of the kernel table, by default "cpu"; on "cuda" and "numba_cuda" only
-    the primitives with a kernel of their own there are run. report: an HTML file to write. fast: compare along random
-    directions only. seed: of the sample inputs.
+    "functional.conv2d", capitals matter only where they decide between names, and "primitive", "function" and "layer"
+    stand for all of a kind. order: 1, or 2 with the gradients' gradients. backend: the column of the kernel table, by
+    default "cpu"; on "cuda" and "numba_cuda" only the primitives with a kernel of their own there are run. report: an
+    HTML file to write. fast: compare along random directions only. seed: of the sample inputs.
     """
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=UNLIMITED)  # a line of a file or a pipe is as long as it is
     backend = backend or "cpu"
     if order not in (1, 2):
-        return _usage(console, f"the order is {order}; it must be 1 or 2")
+        return _usage(f"the order is {order}; it must be 1 or 2")
     if backend not in BACKENDS:
-        return _usage(console, f"the backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
+        return _usage(f"the backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
+    if seed < 0:
+        return _usage(f"the seed is {seed}; it must be 0 or more")
     try:
         rows = select(only)
     except ValueError as error:
-        return _usage(console, str(error))
+        return _usage(str(error))
     device_column = backend in ("cuda", "numba_cuda")
     skipped = [r for r in rows if device_column and not (r.kind == "primitive" and own_kernel(r.name, backend))]
     chosen = [r for r in rows if r not in skipped]
     if not chosen:
-        return _usage(console, f"none of the {len(rows)} rows has a kernel of its own in the column {backend!r}")
+        return _usage(f"none of the {len(rows)} rows has a kernel of its own in the column {backend!r}")
+    target = None if report is None else Path(report)
+    if target is not None:
+        problem = _unwritable(target)
+        if problem:
+            return _usage(problem)
     with contextlib.ExitStack() as stack:
         try:
             device, where = stack.enter_context(_column(backend))
         except RuntimeError as error:
-            return _usage(console, str(error))
+            return _usage(str(error))
         results = _check_all(console, chosen, order, fast, seed, device)
     reason = f"no kernel of its own in the column {backend!r}: it runs the reference, which --backend reference checks"
     results += [Result(r.name, r.kind, verdict="skipped", reason=reason) for r in skipped]
     mode = f"order {order}, {where}{', random directions' if fast else ''}, seed {seed}"
     _print(console, results, order, mode, reason)
-    if report is not None:
+    if target is not None:
         from .html import page
 
-        target = Path(report)
-        write_whole(target, page(results, order, mode).encode())
+        call = _call(only, order, backend, target, fast, seed)
+        try:
+            write_whole(target, page(results, order, mode, call).encode())
+        except OSError as error:  # the disk may have become full
+            return _usage(f"the report {target} cannot be written: {error.strerror}")
         console.print(f"report: {target}", markup=False, highlight=False, soft_wrap=True)
     return 1 if any(r.verdict == "failed" for r in results) else 0
 
 
-def _usage(console: Console, message: str) -> int:
-    console.print(f"minidl gradcheck: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+def _usage(message: str) -> int:
+    print(f"minidl gradcheck: {message}", file=sys.stderr)
     return 2
+
+
+def _unwritable(target: Path) -> str:
+    """Nothing, or why a report cannot be written: to be known before the work, not after it."""
+    if target.is_dir():
+        return f"the report {target} is a folder; give the name of a file, such as {target / 'report.html'}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        return f"the report {target} cannot be written: {error.strerror}"
+    return ""
+
+
+def _call(only: str | Sequence[str] | None, order: int, backend: str, report: Path, fast: bool, seed: int) -> str:
+    """The command line that makes the same report."""
+    words = ["minidl", "gradcheck"]
+    if only is not None:
+        words += ["--only", only if isinstance(only, str) else ",".join(only)]
+    words += ["--order", str(order), "--backend", backend, "--report", str(report), *(["--fast"] if fast else [])]
+    return shlex.join([*words, "--seed", str(seed)])
 
 
 def select(only: str | Sequence[str] | None) -> list[Sample]:
     """The rows that names or patterns pick, in the table's order. Raises ValueError with a suggestion for one that
     finds none."""
     rows = table()
-    if not only:
+    if only is None:
         return list(rows.values())
-    if isinstance(only, str):
-        only = [name.strip() for name in only.split(",")]
+    names = [name.strip() for name in (only.split(",") if isinstance(only, str) else only)]
+    names = [name for name in names if name]
+    if not names:
+        raise ValueError("--only is empty: give names or patterns such as conv*, or leave it out to check everything")
     picked: set[str] = set()
-    for wanted in only:
-        found = {n for n, r in rows.items() if wanted == r.kind or any(fnmatchcase(m, wanted) for m in (n, _short(n)))}
+    for wanted in names:
+        found = {n for n, r in rows.items() if wanted in (r.kind, n, _short(n))}
         if not found:
-            known = list(dict.fromkeys([*rows, *map(_short, rows), *KINDS]))
-            near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
-            if not near:  # a difference in case only is not near to difflib
-                lower = {k.lower(): k for k in known}
-                near = [lower[m] for m in difflib.get_close_matches(wanted.lower(), lower, n=3, cutoff=0.5)]
+            pattern = wanted.lower()
+            found = {n for n in rows if any(fnmatchcase(m.lower(), pattern) for m in (n, _short(n)))}
+        if not found:
+            # names are compared without functional. or nn., in which all are alike
+            where, _, last = pattern.rpartition(".")
+            known = {_short(n).lower(): n for n in rows if where and n.lower().startswith(f"{where}.")}
+            known = known or {name.lower(): name for name in (*map(_short, reversed(rows)), *KINDS)}
+            near = [known[m] for m in difflib.get_close_matches(last, known, n=3, cutoff=NEAR)]
             hint = (
                 f"did you mean {' or '.join(near)}?"
                 if near
@@ -172,7 +214,8 @@ def _check_all(console: Console, rows: list[Sample], order: int, fast: bool, see
 
 
 # ---- what is printed
-STYLES = {"ok": "green", "failed": "bold red", "constant": "dim", "skipped": "dim"}
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def cells(result: Result, order: int) -> list[str]:
@@ -191,8 +234,34 @@ def summary(results: list[Result]) -> str:
     counts: dict[str, int] = {}
     for result in results:
         counts[result.verdict] = counts.get(result.verdict, 0) + 1
-    words = ", ".join(f"{counts[v]} {v}" for v in STYLES if v in counts)
-    return f"{len(results)} rows: {words}; {sum(r.seconds for r in results):.1f} s"
+    words = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts)
+    return f"{_count(len(results), 'row')}: {words}; {sum(r.seconds for r in results):.1f} s"
+
+
+def legend(results: list[Result]) -> list[str]:
+    """A line for each verdict that occurs and does not speak for itself."""
+    lines = []
+    for verdict in ("constant", "not checked"):
+        own = [r for r in results if r.verdict == verdict]
+        reasons: dict[str, list[str]] = {}
+        for result in own:
+            if result.reason:
+                reasons.setdefault(result.reason, []).append(result.name)
+        words = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+        if own:
+            lines.append("; ".join([f"{verdict}: {VERDICTS[verdict]}", *words]))
+    return lines
+
+
+def _fitting(columns: dict[str, list[str]], width: int) -> dict[str, list[str]]:
+    """The columns of a table, without those that matter least if there is no room for all. Names stay whole."""
+    left = dict(columns)
+    for heading in ("kind", "time", "cases", "2nd order", "1st order"):
+        wide = sum(max(map(len, (h, *words))) for h, words in left.items())
+        if wide + 3 * len(left) - 1 <= width:  # three spaces between columns, one at each side
+            break
+        left.pop(heading, None)
+    return left
 
 
 def _print(console: Console, results: list[Result], order: int, mode: str, reason: str) -> None:
@@ -201,25 +270,25 @@ def _print(console: Console, results: list[Result], order: int, mode: str, reaso
     from rich.text import Text
 
     console.print(f"gradients against finite differences: {mode}", markup=False, highlight=False, soft_wrap=True)
+    run = [r for r in results if r.verdict != "skipped"]
+    rows = [cells(result, order) for result in run]
+    columns = _fitting({h: [row[i] for row in rows] for i, h in enumerate(headings(order))}, console.width)
     shown = Table(box=SIMPLE, pad_edge=False)
-    for heading in headings(order):
-        text: dict[str, Any] = {"justify": "left" if heading in ("name", "kind", "verdict") else "right"}
-        shown.add_column(heading, **text, no_wrap=heading != "name", overflow="fold")
-    for result in results:
-        if result.verdict != "skipped":
-            shown.add_row(
-                *(Text(c) for c in cells(result, order)), style=STYLES[result.verdict] if result.failures else ""
-            )
-    console.print(shown)
+    for heading in columns:
+        left: dict[str, Any] = {"justify": "left" if heading in ("name", "kind", "verdict") else "right"}
+        shown.add_column(heading, **left, no_wrap=True)
+    for result, *words in zip(run, *columns.values(), strict=True):
+        shown.add_row(*map(Text, words), style="bold red" if result.failures else "")
+    console.print(shown, crop=False, no_wrap=True)
     skipped = [r.name for r in results if r.verdict == "skipped"]
     if skipped:
         few = ", ".join(skipped[:8]) + (" …" if len(skipped) > 8 else "")
-        console.print(f"skipped {len(skipped)} rows ({few}): {reason}", markup=False, highlight=False)
+        console.print(f"skipped {_count(len(skipped), 'row')} ({few}): {reason}", markup=False, highlight=False)
     for result in results:
         for case, wrong in result.failures:
             console.print(f"\n{result.name} {case}", style="bold red", markup=False, highlight=False, soft_wrap=True)
             console.print(wrong, markup=False, highlight=False, soft_wrap=True)
     console.print(summary(results), markup=False, highlight=False)
-    if any(r.verdict == "constant" for r in results):
-        console.print("constant: a step or a test; no gradient flows, and the result does not move with the inputs")
+    for line in legend(results):
+        console.print(line, markup=False, highlight=False)
     sys.stdout.flush()

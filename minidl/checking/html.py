@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from html import escape
 
-from .command import cells, headings, summary
+from .. import __version__
+from .command import cells, headings, legend, summary
 from .rows import Result
 
 STYLE = """
@@ -13,13 +15,16 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; } h3 { font-
 table { border-collapse: collapse; width: 100%; }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.ok { color: #18794e; } .failed { color: #c0202f; font-weight: bold; } .constant, .skipped { color: #777; }
+.ok { color: #18794e; } .failed { color: #c0202f; font-weight: bold; }
+.constant, .not-checked, .skipped { color: #777; }
 pre { background: #f6f6f6; padding: .7rem; overflow-x: auto; }
 """
 
 
-def page(results: list[Result], order: int, mode: str) -> str:
-    """The whole page: the table, what was skipped, and every failure in detail."""
+def page(results: list[Result], order: int, mode: str, command: str = "minidl gradcheck") -> str:
+    """The whole page: the table, what was skipped, and every failure in detail. command: what makes it again."""
+    made = f"minidl {__version__}, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
+    verdicts = "".join(f"<li>{escape(line)}</li>" for line in legend(results))
     head = "".join(f"<th>{escape(h)}</th>" for h in headings(order))
     body = "".join(_row(result, order) for result in results)
     failures = "".join(
@@ -31,8 +36,10 @@ def page(results: list[Result], order: int, mode: str) -> str:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>minidl gradcheck</title>'
         f"<style>{STYLE}</style></head><body>"
         f"<h1>Gradients against finite differences</h1><p>{escape(mode)}</p><p>{escape(summary(results))}</p>"
+        f"<p>{escape(made)}: <code>{escape(command)}</code></p>"
         "<p>Errors are the largest |analytic - numeric| / max(1, |analytic|, |numeric|) over all elements of all cases."
         "</p>"
+        + (f"<ul>{verdicts}</ul>" if verdicts else "")
         + (f'<h2 id="failures">Failures</h2>{failures}' if failures else "")
         + f"<h2>All rows</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></body></html>\n"
     )
@@ -44,4 +51,4 @@ def _row(result: Result, order: int) -> str:
         f'<td class="number">{escape(w)}</td>' if i > 1 else f"<td>{escape(w)}</td>" for i, w in enumerate(words[:-1])
     )
     title = f' title="{escape(result.reason)}"' if result.reason else ""
-    return f'<tr>{plain}<td class="{escape(result.verdict)}"{title}>{escape(words[-1])}</td></tr>'
+    return f'<tr>{plain}<td class="{result.verdict.replace(" ", "-")}"{title}>{escape(words[-1])}</td></tr>'

@@ -20,6 +20,16 @@ LINEAR: dict[str, Any] = {"eps": 1.0, "atol": 1e-9, "rtol": 1e-9}
 CURVED: dict[str, Any] = {"eps": 1e-5, "atol": 1e-7, "rtol": 1e-6}
 
 
+# What each verdict means, in the order in which they are counted.
+VERDICTS = {
+    "ok": "gradients and differences agree",
+    "failed": "they do not agree, or the function raised an error",
+    "constant": "a step or a test; no gradient flows, and the result does not move with the inputs",
+    "not checked": "has no gradient to compare",
+    "skipped": "not run in this column of the kernel table",
+}
+
+
 @dataclass
 class Result:
     """What came out for one row. error: the largest error of each order, as in Report."""
@@ -29,9 +39,9 @@ class Result:
     cases: int = 0
     error: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
-    verdict: str = "ok"  # "ok", "failed", "constant" (a step: no gradient flows, rightly) or "skipped"
+    verdict: str = "ok"  # one of VERDICTS
     failures: list[tuple[str, str]] = field(default_factory=list)  # (which case, what is wrong)
-    reason: str = ""  # why it was skipped
+    reason: str = ""  # why it was skipped or not checked
 
 
 def describe(case: Case) -> str:
@@ -108,7 +118,11 @@ def check_row(
         if wrong:
             result.failures.append((describe(case), wrong))
     result.seconds = time.perf_counter() - start
-    result.verdict = "failed" if result.failures else "ok" if sample.gradient == "checked" else "constant"
+    verdict = {"checked": "ok", "zero": "constant", "none": "not checked"}[sample.gradient]
+    result.verdict = "failed" if result.failures else verdict
+    if result.verdict == "not checked":
+        whole = sample.name.removesuffix("_backward")
+        result.reason = f"checked through {whole}" if whole != sample.name else "takes integers only"
     return result
 
 

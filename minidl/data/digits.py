@@ -20,7 +20,7 @@ def digits(split: Literal["train", "test", "all"] = "train") -> ArrayDataset:
     """
     if split not in ("train", "test", "all"):
         raise ValueError(f"split is {split!r}: it must be 'train', 'test' or 'all'")
-    source = require("sklearn.datasets", "the handwritten digits").load_digits()
+    source = require("sklearn.datasets", "reading the handwritten digits").load_digits()
     images = (source.images / 16).astype(np.float32)[:, None]
     labels = source.target.astype(np.int64)
     rows = {"train": slice(TRAIN_ROWS), "test": slice(TRAIN_ROWS, None), "all": slice(None)}[split]

@@ -44,7 +44,9 @@ class Plan:
 
 
 class DataLoader:
-    """Goes through a dataset in batches; each `for batch in loader` is one epoch.
+    """Goes through a dataset in batches, tuples of NumPy arrays; each `for batch in loader` is one epoch.
+
+    Make one loader and go through it again and again: a new one with the same seed begins with the same order.
 
     shuffle: a new order in each epoch, drawn from `seed` and the number of the epoch alone. It takes nothing from
     minidl's random stream, so a model's dropout and the order of its data do not disturb each other.

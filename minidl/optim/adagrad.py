@@ -13,6 +13,9 @@ class Adagrad(Optimizer):
     """p -= lr / (1 + (step - 1) · lr_decay) · g / (sqrt(s) + eps), where s is the sum of all squared gradients and
     initial_accumulator_value. weight_decay adds weight_decay · p to g. maximize: uphill. Duchi et al. 2011."""
 
+    always = ("step", "sum")
+    sometimes = ()
+
     def __init__(
         self, params: Params, lr: float = 1e-2, lr_decay: float = 0, weight_decay: float = 0,
         initial_accumulator_value: float = 0, eps: float = 1e-10, *, maximize: bool = False,

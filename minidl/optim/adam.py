@@ -14,6 +14,8 @@ class _Adam(Optimizer):
     """Both; they differ in what weight_decay means."""
 
     decoupled: ClassVar[bool]
+    always = ("step", "exp_avg", "exp_avg_sq")
+    sometimes = ("max_exp_avg_sq",)
 
     def __init__(
         self, params: Params, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, amsgrad: bool,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from typing import Any
+from numbers import Real
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,12 +29,16 @@ class Optimizer:
     Raises TypeError or ValueError for what cannot be optimised and for options out of range.
     """
 
+    always: ClassVar[tuple[str, ...]] = ()  # names that are in state[p] after a step
+    sometimes: ClassVar[tuple[str, ...] | None] = None  # names that some options add; None: any
+
     def __init__(self, params: Params, defaults: Mapping[str, Any]):
         self.defaults = dict(defaults)
         self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[Group] = []
         if isinstance(params, (Tensor, Mapping)):
             raise TypeError(f"params must be a list of tensors or of groups, not one {type(params).__name__}")
+        self._check_iterable("params", params)
         listed: list[Any] = list(params)
         if not listed:
             raise ValueError("params is empty: there is nothing to optimise (an iterator that was used up?)")
@@ -48,6 +53,8 @@ class Optimizer:
         params = group["params"]
         if isinstance(params, (set, frozenset)):
             raise TypeError("params must have an order that is the same in every run: give a list, not a set")
+        if not isinstance(params, Tensor):
+            self._check_iterable('"params"', params)
         group["params"] = params = [params] if isinstance(params, Tensor) else list(params)
         number = len(self.param_groups)
         known = {p: i for i, g in enumerate(self.param_groups) for p in g["params"]}
@@ -68,6 +75,15 @@ class Optimizer:
             known[p] = number
         self.check(group)
         self.param_groups.append(group)
+
+    def _check_iterable(self, name: str, params: Any) -> None:
+        """Raise TypeError, with what to write instead, for a network (or its method) in the place of its parameters."""
+        what, call = type(params).__name__, f"{type(self).__name__}(net.parameters(), …)"
+        if hasattr(params, "parameters"):
+            raise TypeError(f"{name} is a {what}, not its parameters: write {call}")
+        if not isinstance(params, Iterable):
+            hint = f"; write {call}, with brackets" if callable(params) else ""
+            raise TypeError(f"{name} must be a list of tensors or of groups, not a {what}{hint}")
 
     def check(self, group: Group) -> None:
         """Raise ValueError for options that make no sense. Optimizers add their own."""
@@ -115,7 +131,8 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state, also from one whose keys have become text and whose tuples have become lists (JSON).
 
-        Options are taken over as well. Raises ValueError if groups or shapes differ, and then nothing has been changed.
+        Options are taken over as well. Raises ValueError if groups or shapes differ or the state is that of another
+        optimizer, and then nothing has been changed.
         """
         groups = [dict(g) for g in state_dict["param_groups"]]
         sizes, own = [len(g["params"]) for g in groups], [len(g["params"]) for g in self.param_groups]
@@ -125,6 +142,11 @@ class Optimizer:
         params = dict(zip(numbers, (p for g in self.param_groups for p in g["params"]), strict=True))
         state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         for key, values in state_dict["state"].items():
+            if int(key) not in params:
+                raise ValueError(
+                    f"the state is of parameter {key}, but its groups hold only {_listed(map(str, params))}"
+                )
+            self._check_names(key, set(values))
             p = params[int(key)]
             state[p] = {name: _restored(p, int(key), name, value) for name, value in values.items()}
         new = [
@@ -137,12 +159,29 @@ class Optimizer:
             old.update(group)
         self.state = state
 
+    def _check_names(self, key: Any, names: set[str]) -> None:
+        """Raise ValueError if the state of a parameter cannot be this optimizer's."""
+        fits = self.sometimes is None or names <= {*self.always, *self.sometimes}
+        if not (fits and names.issuperset(self.always)):
+            own = [_listed(self.always)] if self.always else []
+            own += [f"at most {_listed(self.sometimes)}"] if self.sometimes else []
+            raise ValueError(
+                f"the state of parameter {key} holds {_listed(sorted(names)) or 'nothing'}, that of "
+                f"{type(self).__name__} {', besides '.join(own) or 'nothing'}: it is the state of another optimizer"
+            )
+
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
         for i, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {i}")
             lines += [f"    {name}: {group[name]}" for name in sorted(group) if name != "params"]
         return "\n".join([*lines, ")"])
+
+
+def _listed(names: Iterable[str]) -> str:
+    """a, b and c"""
+    *most, last = list(names) or [""]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _as_before(old: Any, value: Any) -> Any:
@@ -164,11 +203,18 @@ def _restored(p: Tensor, number: int, name: str, value: Any) -> Any:
     return array
 
 
+def _number(name: str, value: Any) -> Any:
+    """The value of an option. Raises TypeError unless it is one number."""
+    if not (isinstance(value, Real) or getattr(value, "shape", None) == ()):
+        raise TypeError(f"{name} is {value!r}; it must be a number")
+    return value
+
+
 # ---- for the optimizers
 def at_least_zero(group: Group, *names: str) -> None:
     """Check that these options are numbers from 0 on."""
     for name in names:
-        if name in group and not group[name] >= 0:
+        if name in group and not _number(name, group[name]) >= 0:
             raise ValueError(f"{name} is {group[name]}; it must not be negative")
 
 
@@ -176,7 +222,7 @@ def below_one(group: Group, *names: str) -> None:
     """Check that these options (each a number, or several) lie from 0 to less than 1."""
     for name in names:
         values = group[name] if isinstance(group[name], (tuple, list)) else (group[name],)
-        if not all(0 <= v < 1 for v in values):
+        if not all(0 <= _number(name, v) < 1 for v in values):
             raise ValueError(f"{name} is {group[name]}; it must be at least 0 and less than 1")
 
 

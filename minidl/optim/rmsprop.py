@@ -17,6 +17,9 @@ class RMSprop(Optimizer):
     by a velocity b = momentum · b + g / (sqrt(v) + eps). weight_decay adds weight_decay · p to g. maximize: uphill.
     """
 
+    always = ("step", "square_avg")
+    sometimes = ("grad_avg", "momentum_buffer")
+
     def __init__(
         self, params: Params, lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0,
         momentum: float = 0, centered: bool = False, *, maximize: bool = False,

@@ -16,6 +16,8 @@ class SGD(Optimizer):
     g + momentum · v instead; it needs momentum and no dampening. maximize: uphill.
     """
 
+    sometimes = ("momentum_buffer",)
+
     def __init__(
         self, params: Params, lr: float = 1e-3, momentum: float = 0, dampening: float = 0, weight_decay: float = 0,
         nesterov: bool = False, *, maximize: bool = False,

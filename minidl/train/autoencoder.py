@@ -48,15 +48,14 @@ class TrainAutoencoder(TrainConfig, AutoencoderConfig):
 
 
 def _run(config: TrainAutoencoder) -> int:
-    from rich.console import Console
-
     from .. import manual_seed, optim
     from ..data import DataLoader, digits, random_split
     from .callbacks import Checkpoints, LossHistory, Metrics, ProgressBar
     from .folder import RunFolder
     from .loop import Minimize, Trainer
+    from .screen import Screen
 
-    for library in ("safetensors.numpy", "matplotlib.figure"):  # rather now than after training
+    for library in ("sklearn.datasets", "safetensors.numpy", "matplotlib.figure"):  # rather now than after training
         require(library, "training")
     data = digits("train")
     train, validation = random_split(data, [len(data) - VALIDATION, VALIDATION], config.seed)
@@ -73,7 +72,7 @@ def _run(config: TrainAutoencoder) -> int:
     folder.write_config("ae", config.as_json())
     folder.require_space(10)
 
-    console = Console(highlight=False)
+    console = Screen(highlight=False)
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{type(model).__name__}, {parameters:,} parameters, code of {config.code}; "
@@ -88,8 +87,13 @@ def _run(config: TrainAutoencoder) -> int:
         ProgressBar(console),
     ]
     trainer = Trainer(Minimize(model, optimizer, squared_error, schedule), loader, held_back, callbacks)
-    trainer.fit(config.epochs)
-    _report(config, folder, trainer, history, console)
+    doing = "training"
+    try:
+        trainer.fit(config.epochs)
+        doing = "drawing, so pictures may be missing"
+        _report(config, folder, trainer, history, console)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"while {doing}; the run folder is {folder.path}") from None
     return 130 if trainer.interrupted else 0
 
 
@@ -146,7 +150,14 @@ def _report(config: TrainAutoencoder, folder: Any, trainer: Any, history: Any, c
         "test": (trainer.evaluate(DataLoader(test, 256))["loss"], pca.error(images)),
     }
     _draw(config, folder, trainer, history, (images, labels, codes, reconstructed), pca, errors)
-    _summarize(config, folder, trainer, errors, console)
+    blank = PCA(train, 0).error(train)
+    warning = ""
+    if not errors["training"][0] < blank * (1 if trainer.epoch >= 10 else 3):  # runs begin above
+        warning = (
+            f"The autoencoder is no better than drawing the mean of all images, with an error of {blank:.2f}: "
+            f"it diverged (try a smaller --lr) or has hardly begun."
+        )
+    _summarize(config, folder, trainer, errors, warning, console)
 
 
 def _images(loader: DataLoader) -> np.ndarray:
@@ -163,9 +174,9 @@ def _draw(
 
     images, labels, codes, reconstructed = results
     size, name = config.code, NAMES[config.arch]
-    numbers = f"{size} number{'s' if size > 1 else ''}"
+    numbers = _count(size, "number")
     ours, linear = errors["test"]
-    until = f"stopped after {trainer.step} steps" if trainer.interrupted else f"after {trainer.epoch} epochs"
+    until = f"stopped after {_count(trainer.step, 'step')}" if trainer.interrupted else f"after {_epochs(trainer)}"
 
     # two test images of each digit: the first ten in the upper block, the second ten below
     chosen = np.concatenate([[np.flatnonzero(labels == digit)[i] for digit in range(10)] for i in range(2)])
@@ -178,7 +189,7 @@ def _draw(
             },
             [str(label) for label in labels[chosen]],
             f"Digits drawn from {numbers} each",
-            f"Test images, {name} autoencoder {until}. Mean {UNIT}: autoencoder {ours:.2f}, PCA {linear:.2f}.",
+            f"Test images, {name} autoencoder {until}. {UNIT.capitalize()}: autoencoder {ours:.2f}, PCA {linear:.2f}.",
         ),
         folder.path / "reconstructions.png",
     )
@@ -240,7 +251,17 @@ def _plane(codes: np.ndarray) -> tuple[np.ndarray, tuple[str, str], str]:
     return points, names, f"The code has {size} numbers; shown is its PCA in two dimensions."
 
 
-def _summarize(config: TrainAutoencoder, folder: Any, trainer: Any, errors: dict, console: Console) -> None:
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _epochs(trainer: Any) -> str:
+    return _count(trainer.epoch, "epoch")
+
+
+def _summarize(
+    config: TrainAutoencoder, folder: Any, trainer: Any, errors: dict, warning: str, console: Console
+) -> None:  # fmt: skip
     """A table of errors and the files, on the screen and in summary.txt."""
     from rich.console import Console
     from rich.table import Table
@@ -256,9 +277,10 @@ def _summarize(config: TrainAutoencoder, folder: Any, trainer: Any, errors: dict
     for split, (ours, linear) in errors.items():
         table.add_row(split, f"{ours:.3f}", f"{linear:.3f}", f"{ours / linear:.2f}" if linear > 1e-9 else "-")
     lines = [
-        f"Ctrl-C: stopped after step {trainer.step}, {trainer.epoch} of {trainer.epochs} epochs"
+        *([f"warning     {warning}"] if warning else []),
+        f"Ctrl-C: stopped after step {trainer.step}, {trainer.epoch} of {_count(trainer.epochs, 'epoch')}"
         if trainer.interrupted
-        else f"{trainer.epoch} epochs, {trainer.step} steps, {trainer.seconds:.1f} s",
+        else f"{_epochs(trainer)}, {_count(trainer.step, 'step')}, {trainer.seconds:.1f} s",
         f"pictures    {folder.path}/{{reconstructions,code,filters,loss}}.png",
         f"checkpoint  {folder.checkpoints / 'last.safetensors'}",
         f"run folder  {folder.path}",

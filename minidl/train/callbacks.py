@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
+from collections import deque
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +22,20 @@ if TYPE_CHECKING:
 
 
 class ProgressBar(Callback):
-    """Epoch, loss, speed and remaining time: a bar on a terminal, about twenty plain lines elsewhere."""
+    """Epoch, loss, speed and remaining time: a bar on a terminal, about twenty plain lines elsewhere.
+
+    Speed and time are those of the last RECENT steps: the first ones compile kernels.
+    """
+
+    RECENT = 200
 
     def __init__(self, console: Console):
         self.console = console
         self.bar: Any = None
-        self.told = (0, 0.0)  # epoch and seconds of the last plain line, for the speed since then
+        self.ends: deque[float] = deque(maxlen=self.RECENT + 1)  # when the last steps were over
 
     def on_train_start(self, trainer: Trainer) -> None:
-        self.told = (trainer.epoch, trainer.seconds)
+        self.ends.clear()
         if not self.console.is_terminal:
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -47,6 +55,7 @@ class ProgressBar(Callback):
         self.bar.start()
 
     def on_step_end(self, trainer: Trainer) -> None:
+        self.ends.append(time.perf_counter())
         if self.bar is not None:
             speed = self.bar.tasks[0].speed
             self.bar.update(
@@ -60,15 +69,22 @@ class ProgressBar(Callback):
         every = max(1, trainer.epochs // 20)
         if self.bar is not None or not (trainer.epoch % every == 0 or trainer.epoch in (1, trainer.epochs)):
             return
-        per_epoch = (trainer.seconds - self.told[1]) / (trainer.epoch - self.told[0])
-        self.told = (trainer.epoch, trainer.seconds)
+        speed, left = self._pace(trainer)
         self.console.print(
             f"epoch {trainer.epoch:>{len(str(trainer.epochs))}}/{trainer.epochs}"
             f"  loss {trainer.records[-1]['train_loss']:.3f}{self._val(trainer)}"
-            f"  {len(trainer.train) / per_epoch:.0f} steps/s"
-            f"  {per_epoch * (trainer.epochs - trainer.epoch):.0f} s left",
+            f"  {speed:.0f} steps/s  {left:.0f} s left",
             highlight=False,
         )
+
+    def _pace(self, trainer: Trainer) -> tuple[float, float]:
+        """Steps per second, and the seconds that are left."""
+        times = [b - a for a, b in pairwise(self.ends)] or [trainer.seconds]
+        usual = sorted(times)[len(times) // 2]
+        # a step that takes a hundred times as long compiles something, which happens once; the end of an epoch does not
+        kept = [t for t in times if t <= 100 * usual]
+        step = sum(kept) / len(kept)
+        return 1 / max(step, 1e-9), step * (trainer.epochs * len(trainer.train) - trainer.step)
 
     def on_train_end(self, trainer: Trainer) -> None:
         if self.bar is not None:

@@ -27,7 +27,7 @@ class TrainConfig:
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """Run folder; without it runs/MODEL-DATE-TIME under the current folder."""
     overwrite: bool = False
-    """Replace the run in a folder that is not empty."""
+    """Replace the run that is in the folder."""
     threads: Annotated[int | None, arg(metavar="N")] = None
     """CPU threads; without it as many as help: one for small networks, else all cores."""
     log_steps: bool = False

@@ -8,6 +8,7 @@ checkpoints/last.*, best.*     weights (safetensors) and, beside them, where tra
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -21,8 +22,9 @@ from .files import reason, write_json
 
 # What a run writes: --overwrite removes these and nothing else.
 PRODUCTS = (
-    "config.json", "metrics.csv", "metrics.jsonl", "summary.txt", "*.png",
-    "checkpoints/*.safetensors", "checkpoints/*.json",
+    "config.json", "metrics.csv", "metrics.jsonl", "summary.txt",
+    "checkpoints/last.safetensors", "checkpoints/last.json", "checkpoints/best.safetensors", "checkpoints/best.json",
+    "reconstructions.png", "loss.png", "filters.png", "code.png",
 )  # fmt: skip
 
 
@@ -41,8 +43,8 @@ class RunFolder:
     def create(cls, model: str, out: str | os.PathLike | None = None, overwrite: bool = False) -> RunFolder:
         """A new folder: `out`, or runs/<model>-<date>-<time> under the current one.
 
-        Raises RunFolderError if `out` cannot be written, or is not empty and not to be overwritten. `overwrite` removes
-        an earlier run's files and nothing else.
+        Raises RunFolderError if `out` cannot be written, or is not empty and not to be overwritten, or holds no run.
+        `overwrite` removes an earlier run's files and nothing else.
         """
         try:
             folder = cls(_unused(model) if out is None else out)
@@ -50,15 +52,28 @@ class RunFolder:
             if any(folder.path.iterdir()):
                 if not overwrite:
                     raise RunFolderError(
-                        f"{folder.path} is not empty: choose another folder, or replace the run in it with --overwrite"
+                        f"{folder.path} is not empty: choose another folder"
+                        f"{', or replace the run in it with --overwrite' if folder.holds_a_run() else ''}"
                     )
-                for pattern in PRODUCTS:
-                    for file in folder.path.glob(pattern):
-                        file.unlink()
+                if not folder.holds_a_run():
+                    raise RunFolderError(
+                        f"{folder.path} is not empty and holds no run of minidl (a config.json that says so): "
+                        f"--overwrite replaces runs only; choose another folder"
+                    )
+                for name in PRODUCTS:
+                    (folder.path / name).unlink(missing_ok=True)
             folder.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"{out or 'runs'} cannot be made the run folder: {reason(error)}") from error
         return folder
+
+    def holds_a_run(self) -> bool:
+        """Whether config.json is one that `write_config` wrote."""
+        try:
+            about = json.loads(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(about, dict) and {"model", "minidl"} <= about.keys()
 
     def require_space(self, megabytes: float) -> None:
         """Raise RunFolderError now if the disk has less room than the run is going to need."""

@@ -108,7 +108,8 @@ def loss_curve(
     baselines: dict[str, float] | None = None,
     title: str = "Loss",
 ) -> Figure:
-    """The loss over steps: every step faint, means of epochs strong, validation beside them, baselines dashed.
+    """The loss over steps: every step faint, means of epochs strong, validation with a dot at its best, baselines
+    dashed; the legend below.
 
     The axis is logarithmic where the values span more than a factor of five. unit: what the loss measures.
     """
@@ -126,10 +127,9 @@ def loss_curve(
             val = [record["val_loss"] for record in records]
             axes.plot(x, val, color=ORANGE, lw=1.8, label="validation", **dots)
             best = int(np.argmin(val))
-            axes.plot(x[best], val[best], "o", color=ORANGE, markersize=6, mec="white", zorder=5)
-            axes.annotate(
-                f"best {val[best]:.3g}", (x[best], val[best]), (0, 9), textcoords="offset points",
-                ha="right", color=ORANGE, fontsize=9, fontweight="bold",
+            axes.plot(
+                x[best], val[best], "o", color=ORANGE, markersize=7, mec="white", zorder=5, ls="none",
+                label=f"best: {val[best]:.3g} at step {x[best]}",
             )  # fmt: skip
     for name, value in (baselines or {}).items():
         axes.axhline(value, color=MUTED, lw=1, ls=(0, (4, 3)), label=f"{name}: {value:.3g}")
@@ -148,7 +148,8 @@ def loss_curve(
     axes.set_axisbelow(True)
     _plain_axes(axes)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9, loc="upper right")
+        # below the axes, where no curve can run through it
+        figure.legend(frameon=False, fontsize=9, loc="outside lower left", ncols=3)
     _titles(figure, title)
     return figure
 

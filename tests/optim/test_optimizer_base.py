@@ -137,6 +137,40 @@ def test_loading_a_state_that_does_not_fit():
     assert not other.state and other.param_groups[0]["lr"] == 1e-3
 
 
+def test_loading_the_state_of_an_unknown_parameter():
+    p, _ = two()
+    optimizer = optim.Adam([p])
+    state = {**optimizer.state_dict(), "state": {7: {"step": 1}}}
+    with pytest.raises(ValueError, match="the state is of parameter 7, but its groups hold only 0"):
+        optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("other", ALL)
+def test_only_the_state_of_the_same_optimizer_is_loaded(kind, other):
+    def trained(kind):
+        options = {
+            optim.SGD: {"momentum": 0.9},
+            optim.Adam: {"amsgrad": True},
+            optim.RMSprop: {"momentum": 0.9, "centered": True},
+        }
+        p, _ = two()
+        optimizer = kind([p], **options.get(kind, {}))
+        p.grad = minidl.ones(2)
+        optimizer.step()
+        return optimizer
+
+    state, mine = trained(other).state_dict(), trained(kind)
+    if kind is other or {kind, other} == {optim.Adam, optim.AdamW}:
+        mine.load_state_dict(state)
+        assert set(mine.state_dict()["state"][0]) == set(state["state"][0])
+        return
+    before = mine.state_dict()
+    with pytest.raises(ValueError, match=f"that of {kind.__name__} .*: it is the state of another optimizer"):
+        mine.load_state_dict(state)
+    assert mine.state_dict()["param_groups"] == before["param_groups"]
+
+
 def test_state_dict_structure():
     p, q = two()
     optimizer = optim.SGD([{"params": [p]}, {"params": [q], "lr": 1.0}], lr=0.1, momentum=0.9)
@@ -150,6 +184,7 @@ def test_state_dict_structure():
 
 
 a, b = two()
+net = nn.Linear(2, 2)
 result = (a * 2).sum()
 
 
@@ -167,6 +202,14 @@ result = (a * 2).sum()
     (lambda: optim.SGD([]), ValueError, "params is empty"),
     (lambda: optim.SGD(iter(())), ValueError, "params is empty"),
     (lambda: optim.SGD(a), TypeError, "must be a list of tensors or of groups, not one Parameter"),
+    (lambda: optim.Adam(net), TypeError, r"is a Linear, not its parameters: write Adam\(net.parameters\(\), …\)"),
+    (lambda: optim.SGD(nn.Sequential(net)), TypeError, "params is a Sequential, not its parameters"),
+    (lambda: optim.SGD([{"params": net}]), TypeError, '"params" is a Linear, not its parameters'),
+    (lambda: optim.SGD(net.parameters), TypeError, r"not a method; write SGD\(net.parameters\(\), …\), with brackets"),
+    (lambda: optim.SGD(None), TypeError, "params must be a list of tensors or of groups, not a NoneType"),
+    (lambda: optim.SGD([a], lr=None), TypeError, "lr is None; it must be a number"),
+    (lambda: optim.SGD([a], lr="0.1"), TypeError, "lr is '0.1'; it must be a number"),
+    (lambda: optim.Adam([a], betas=(0.9, None)), TypeError, "betas is None; it must be a number"),
     (lambda: optim.SGD([{"params": {a, b}}]), TypeError, "give a list, not a set"),
     (lambda: optim.SGD([{"lr": 1}]), TypeError, 'a group is a dict with the key "params"'),
     (lambda: optim.SGD([a, 3]), TypeError, r"params\[1\] of group 0 is a int, not a tensor"),

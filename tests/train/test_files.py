@@ -62,13 +62,34 @@ def test_run_folder_gets_a_name_of_its_own(tmp_path, monkeypatch):
 
 
 def test_run_folder_is_not_overwritten_unasked(tmp_path):
+    RunFolder.create("ae", tmp_path).write_config("ae", {})
     (tmp_path / "loss.png").write_text("earlier")
-    (tmp_path / "notes.md").write_text("mine")
+    mine = [tmp_path / name for name in ("notes.md", "face.png", "checkpoints/mine.safetensors", "checkpoints/a.json")]
+    for file in mine:
+        file.write_text("mine")
     with pytest.raises(RunFolderError, match=r"is not empty.*--overwrite"):
         RunFolder.create("ae", tmp_path)
     RunFolder.create("ae", tmp_path, overwrite=True)
-    assert not (tmp_path / "loss.png").exists()
-    assert (tmp_path / "notes.md").read_text() == "mine"  # only a run's own files go
+    assert not (tmp_path / "loss.png").exists() and not (tmp_path / "config.json").exists()
+    assert [file.read_text() for file in mine] == ["mine"] * 4  # only a run's own files go
+
+
+@pytest.mark.parametrize("config", [None, "", "{", "[]", '{"model": "bert", "hidden": 768}'])
+def test_a_folder_without_a_run_is_never_overwritten(tmp_path, config):
+    """Such as the home folder, a project or a virtual environment."""
+    (tmp_path / "loss.png").write_text("mine")
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(RunFolderError, match=r"is not empty: choose another folder$"):
+        RunFolder.create("ae", tmp_path)
+    with pytest.raises(RunFolderError, match="is not empty and holds no run of minidl"):
+        RunFolder.create("ae", tmp_path, overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_overwrite_takes_an_empty_folder(tmp_path):
+    assert RunFolder.create("ae", tmp_path, overwrite=True).checkpoints.is_dir()
 
 
 def test_run_folder_that_cannot_be_made(tmp_path):

@@ -22,6 +22,7 @@ from minidl.data import digits
 from minidl.models.autoencoder import AutoencoderConfig, build
 from minidl.train import CheckpointError, files, load_checkpoint, read_checkpoint
 from minidl.train.autoencoder import PCA, TrainAutoencoder
+from minidl.train.folder import PRODUCTS
 
 FILES = {
     "config.json", "metrics.csv", "metrics.jsonl", "summary.txt",
@@ -53,7 +54,7 @@ def run(tmp_path_factory):
 
 
 def test_the_folder_is_complete_and_holds_nothing_else(run):
-    assert contents(run) == FILES
+    assert contents(run) == FILES == set(PRODUCTS)
     assert json.loads((run / "config.json").read_text())["config"]["epochs"] == 8
 
 
@@ -133,7 +134,43 @@ def test_other_networks_and_code_sizes(options, tmp_path, capsys):
     assert contents(tmp_path / "run") == FILES
     assert [line["step"] for line in lines(tmp_path / "run", "step")] == list(range(1, 19))
     printed = capsys.readouterr().out
+    assert "\n1 epoch, 18 steps, " in printed and "warning" not in printed
     assert "test" in printed and "PCA" in printed and f"run folder  {tmp_path / 'run'}" in printed
+
+
+def test_a_diverged_run_gets_a_warning(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "ae", "--epochs", "2", "--lr", "1e6", "--out", str(out)]) == 0
+    assert "warning     The autoencoder is no better than drawing the mean of all images" in capsys.readouterr().out
+    assert "it diverged (try a smaller --lr)" in (out / "summary.txt").read_text()
+
+
+def test_a_closed_pipe_does_not_stop_the_run(tmp_path):
+    """As in `minidl train ae | head -2`."""
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minidl", "train", "ae", "--epochs", "20", "--out", str(out)],
+        env={**os.environ, "PYTHONPATH": str(Path(minidl.__file__).parents[1])},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert (process.wait(60), errors) == (0, "")
+    process.stderr.close()
+    assert contents(out) == FILES and len(lines(out)) == 20
+
+
+def test_ctrl_c_while_drawing_names_the_folder(tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minidl.train.pictures.save", stop)
+    out = tmp_path / "run"
+    assert main(["train", "ae", "--epochs", "1", "--out", str(out)]) == 130
+    wanted = f"minidl: stopped: while drawing, so pictures may be missing; the run folder is {out}\n"
+    assert capsys.readouterr().err == wanted
+    assert (out / "checkpoints" / "last.safetensors").exists()
 
 
 def test_linear_autoencoder_reaches_pca_from_the_command(tmp_path):
