@@ -129,7 +129,12 @@ class ConvGeometry:
     ) -> ConvGeometry:
         """Geometry of conv(x, w). Raises ValueError, naming the argument and the sizes, when they do not fit."""
         return _conv_of(
-            tuple(x_shape), tuple(w_shape), _hashable(stride), _hashable(padding), _hashable(dilation), groups
+            tuple(x_shape),
+            tuple(w_shape),
+            _whole("stride", stride),
+            _whole("padding", padding),
+            _whole("dilation", dilation),
+            _whole("groups", groups),
         )
 
     @staticmethod
@@ -148,12 +153,26 @@ class ConvGeometry:
         `(n - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1` elements.
         """
         return _conv_transposed(
-            tuple(y_shape), tuple(w_shape), *map(_hashable, (stride, padding, output_padding, dilation)), groups
+            tuple(y_shape),
+            tuple(w_shape),
+            _whole("stride", stride),
+            _whole("padding", padding),
+            _whole("output_padding", output_padding),
+            _whole("dilation", dilation),
+            _whole("groups", groups),
         )
 
 
-def _hashable(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+def _whole(name: str, value: Any) -> Any:
+    """value with ints and tuples only, as the caches need it: there 2.0 would be found under 2."""
+    if value is None or isinstance(value, (int, str)):
+        return value
+    try:
+        if isinstance(value, (tuple, list)):
+            return tuple(v.__index__() for v in value)
+        return value.__index__()
+    except (AttributeError, TypeError):
+        raise TypeError(f"{name} is {value!r}: it must consist of whole numbers") from None
 
 
 def _check_ranks(x_name: str, x_shape: Ints, w_shape: Ints) -> int:
@@ -289,13 +308,25 @@ class PoolGeometry:
         padding: Sizes = 0,
         dilation: Sizes = 1,
         ceil_mode: bool = False,
+        pooling: bool = True,
     ) -> PoolGeometry:
-        """Geometry of a pooling of x; stride defaults to kernel_size. Raises ValueError when sizes do not fit."""
-        return _pool_of(tuple(x_shape), *map(_hashable, (kernel_size, stride, padding, dilation)), bool(ceil_mode))
+        """Geometry of a pooling of x; stride defaults to kernel_size. Raises ValueError when sizes do not fit.
+
+        pooling=False is for laying windows out: these may consist of padding alone, which has no maximum or mean.
+        """
+        return _pool_of(
+            tuple(x_shape),
+            _whole("kernel_size", kernel_size),
+            _whole("stride", stride),
+            _whole("padding", padding),
+            _whole("dilation", dilation),
+            bool(ceil_mode),
+            bool(pooling),
+        )
 
 
 @lru_cache(maxsize=4096)
-def _pool_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode) -> PoolGeometry:
+def _pool_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, pooling) -> PoolGeometry:
     batch, channels, *input = x_shape
     rank = len(input)
     kernel = per_axis("kernel_size", kernel_size, rank, 1)
@@ -305,7 +336,7 @@ def _pool_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode) -> Pool
     output = []
     for axis, (n, k, s, p, d) in enumerate(zip(input, kernel, stride, pad, dilation, strict=True)):
         span = d * (k - 1) + 1
-        if 2 * p > span:
+        if pooling and 2 * p > span:
             raise ValueError(
                 f"padding must be at most half of what the window spans; on spatial axis {axis} it is {p} of {span}"
             )
@@ -318,7 +349,7 @@ def _pool_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode) -> Pool
                 f"the output would be empty: {_axis('input', axis, rank)} has size {n}, padding {p}, "
                 f"but the window of size {k} with dilation {d} spans {span}"
             )
-        for start in range(-p, out * s - p, s):
+        for start in range(-p, out * s - p, s) if pooling else ():
             if not any(0 <= start + d * i < n for i in range(k)):
                 raise ValueError(
                     f"a window would hold nothing but padding: {_axis('input', axis, rank)} has size {n}, "

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
 
 from ..arrays import Array, namespace
 
@@ -11,13 +14,48 @@ def power(a: Array, b: Array) -> Array:
     return a**b  # the operator has fast ways for exponents like 2 and 0.5
 
 
-def chosen(a: Array, b: Array) -> Array:
-    """The share of maximum(a, b)'s gradient that goes to a: 1 where a is larger, half where they are equal.
+def floor_divide(a: Array, b: Array) -> Array:
+    _check_divisor("floor_divide", a, b)
+    return np.floor_divide(a, b)
 
-    One of the two may be a Python number.
+
+def remainder(a: Array, b: Array) -> Array:
+    _check_divisor("remainder", a, b)
+    return np.remainder(a, b)
+
+
+def _check_divisor(operation: str, a: Array, b: Array) -> None:
+    """Integers know no infinity: the array library would answer 0."""
+    whole = all(x.dtype.kind != "f" if hasattr(x, "dtype") else not isinstance(x, float) for x in (a, b))
+    if whole and (bool((b == 0).any()) if hasattr(b, "dtype") else b == 0):
+        raise ZeroDivisionError(f"{operation}: the divisor b contains 0, by which whole numbers cannot be divided")
+
+
+def _unless_whole(step: Any) -> Any:
+    """floor, ceil or round; whole numbers stay what they are, and keep their type."""
+    return lambda x: x.copy() if x.dtype.kind in "iub" else step(x)
+
+
+floor, ceil, round = map(_unless_whole, (np.floor, np.ceil, np.rint))
+
+
+def kept(g: Array, mask: Array) -> Array:
+    """g where the mask holds, else 0. Not g * mask: infinity times 0 would be NaN.
+
+    Large arrays go by their bits: where mispredicts its branches on a random mask (a million float32: 5.4 ms, this way
+    0.9 ms, the product 0.7 ms).
     """
-    like = a if hasattr(a, "dtype") else b
-    return (a > b) + namespace(like).asarray(0.5, like.dtype) * (a == b)
+    xp = namespace(g)
+    if g.size < 1024 or xp is not np:
+        return xp.where(mask, g, xp.zeros((), g.dtype))
+    bits = f"i{g.itemsize}"
+    return (g.view(bits) & -mask.astype(bits)).view(g.dtype)
+
+
+def larger_part(g: Array, a: Array, b: Array) -> Array:
+    """The share of maximum(a, b)'s gradient that goes to a: g where a is larger, half of it where they are equal, else
+    0. a or b may be a Python number."""
+    return kept(g, ~(a < b)) * (1 - namespace(g).asarray(0.5, g.dtype) * (a == b))
 
 
 def log_gradient(g: Array, a: Array) -> Array:
@@ -28,8 +66,13 @@ def log_gradient(g: Array, a: Array) -> Array:
 
 
 def where(condition: Array, a: Array, b: Array) -> Array:
-    """a where condition holds, else b; a Python number takes the other's type."""
+    """a where condition holds, else b; a Python number takes the other's type, a float beside no array float32."""
+    given = getattr(condition, "dtype", type(condition))
+    if getattr(given, "kind", None) != "b":
+        raise TypeError(f"where: the condition must be a boolean tensor, not {given}; compare, as in x > 0")
     xp = namespace(condition)
+    if not (hasattr(a, "dtype") or hasattr(b, "dtype")):
+        a = xp.asarray(a, "float32" if isinstance(a, float) or isinstance(b, float) else None)
     if not hasattr(a, "dtype"):
         a = xp.asarray(a, getattr(b, "dtype", None))
     if not hasattr(b, "dtype"):
@@ -48,7 +91,12 @@ def clamp_gradient(g: Array, x: Array, *, min: float | None, max: float | None) 
         inside &= x >= min
     if max is not None:
         inside &= x <= max
-    return g * inside
+    return kept(g, inside)
+
+
+def hardtanh_gradient(g: Array, x: Array, *, min: float, max: float) -> Array:
+    """g where x lies between the bounds (exclusive), else 0."""
+    return kept(g, ~((x <= min) | (x >= max)))
 
 
 def square(x: Array) -> Array:
@@ -73,8 +121,8 @@ def relu(x: Array) -> Array:
 
 
 def positive_part(g: Array, y: Array) -> Array:
-    """g where y > 0, else 0."""
-    return g * (y > 0)
+    """g where y > 0 (or NaN), else 0."""
+    return kept(g, ~(y <= 0))
 
 
 def leaky_relu(x: Array, *, slope: float) -> Array:
@@ -93,6 +141,8 @@ def erf(x: Array) -> Array:
         from scipy.special import erf
     else:
         from cupyx.scipy.special import erf
+    if x.dtype.kind == "f" and x.dtype.itemsize == 2:
+        return erf(x.astype("float32")).astype(x.dtype)
     return erf(x)
 
 

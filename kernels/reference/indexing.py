@@ -41,15 +41,15 @@ def _places(shape: tuple[int, ...], index: Array, axis: int) -> tuple[Array, ...
     return tuple(grid)
 
 
-def diagonal(x: Array, *, axis1: int, axis2: int) -> Array:
-    return x.diagonal(0, axis1, axis2)
+def diagonal(x: Array, *, offset: int, axis1: int, axis2: int) -> Array:
+    return x.diagonal(offset, axis1, axis2)
 
 
-def diagonal_scatter(y: Array, *, axis1: int, axis2: int, shape: tuple[int, ...]) -> Array:
+def diagonal_scatter(y: Array, *, offset: int, axis1: int, axis2: int, shape: tuple[int, ...]) -> Array:
     """The adjoint of `diagonal` from `shape`."""
     xp = namespace(y)
     x = xp.zeros(shape, y.dtype)
     ends = xp.moveaxis(x, (axis1, axis2), (-2, -1))
-    n = xp.arange(min(shape[axis1], shape[axis2]))
-    ends[..., n, n] = y
+    n = xp.arange(y.shape[-1])
+    ends[..., n + max(-offset, 0), n + max(offset, 0)] = y
     return x

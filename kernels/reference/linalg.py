@@ -22,7 +22,8 @@ def linear(x: Array, w: Array, b: Array | None) -> Array:
 
 def linear_weight(g: Array, x: Array) -> Array:
     """The adjoint of `linear` in w: g (..., out), x (..., in) -> (out, in)."""
-    return g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+    rows = prod(g.shape[:-1])  # not -1: without features it could not be told
+    return g.reshape(rows, g.shape[-1]).T @ x.reshape(rows, x.shape[-1])
 
 
 @lru_cache(maxsize=1024)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..arrays import Array, namespace
+from .reduction import wide
 
 
 def _channels(v: Array, ndim: int) -> Array:
@@ -11,6 +12,9 @@ def _channels(v: Array, ndim: int) -> Array:
 
 def batch_norm(x: Array, gamma: Array, beta: Array, *, eps: float) -> tuple[Array, Array, Array]:
     """x: (N, C, ...), gamma and beta: (C,) -> y like x, and the mean and (biased) variance of each channel: (C,)."""
+    if x.dtype.itemsize == 2:  # squares and sums leave the range of half precision
+        y, mean, var = batch_norm(*(a.astype("float32") for a in (x, gamma, beta)), eps=eps)
+        return y.astype(x.dtype), mean.astype(x.dtype), var.astype(x.dtype)
     axes = (0, *range(2, x.ndim))
     mean = x.mean(axes)
     centred = x - _channels(mean, x.ndim)
@@ -24,6 +28,11 @@ def batch_norm(x: Array, gamma: Array, beta: Array, *, eps: float) -> tuple[Arra
 def batch_norm_backward(
     g: Array, x: Array, gamma: Array, mean: Array, var: Array, *, needs: list[bool], eps: float
 ) -> tuple[Array | None, Array | None, Array | None]:
+    if x.dtype.itemsize == 2:
+        single = [a.astype("float32") for a in (g, x, gamma, mean, var)]
+        results = batch_norm_backward(*single, needs=needs, eps=eps)
+        gx, ggamma, gbeta = (None if a is None else a.astype(x.dtype) for a in results)
+        return gx, ggamma, gbeta
     axes = (0, *range(2, x.ndim))
     rstd = 1 / namespace(x).sqrt(var + eps)
     normal = (x - _channels(mean, x.ndim)) * _channels(rstd, x.ndim)
@@ -43,7 +52,7 @@ def softmax_cross_entropy(x: Array, target: Array) -> tuple[Array, Array]:
     """x: (N, C, ...) logits, target: (N, ...) classes -> the loss of each element and the log-sum-exp: (N, ...)."""
     xp = namespace(x)
     top = x.max(1, keepdims=True)
-    lse = (xp.log(xp.exp(x - top).sum(1, keepdims=True)) + top)[:, 0]
+    lse = (xp.log(xp.exp(x - top).sum(1, keepdims=True, dtype=wide(x.dtype))) + top)[:, 0].astype(x.dtype, copy=False)
     return lse - xp.take_along_axis(x, target[:, None], 1)[:, 0], lse
 
 

@@ -13,6 +13,7 @@ from math import prod
 
 from ..arrays import Array, add_at, namespace
 from ..geometry import PoolGeometry
+from .reduction import wide
 
 INDEX = "int32"  # type of the indices in every column
 
@@ -55,19 +56,20 @@ def pool_at(x: Array, indices: Array, *, geometry: PoolGeometry) -> Array:
 def avg_pool(x: Array, *, geometry: PoolGeometry, count_include_pad: bool, divisor: int | None) -> Array:
     g, xp = geometry, namespace(x)
     padded = xp.pad(x, ((0, 0), (0, 0), *g.reach))
-    y = xp.zeros(g.y_shape, x.dtype)
+    y = xp.zeros(g.y_shape, wide(x.dtype))
     for _, at in g.taps():
         y += padded[:, :, *at]
-    return y / _window_sizes(xp, x.dtype, g, count_include_pad, divisor)
+    return (y / _window_sizes(xp, y.dtype, g, count_include_pad, divisor)).astype(x.dtype, copy=False)
 
 
 def avg_unpool(y: Array, *, geometry: PoolGeometry, count_include_pad: bool, divisor: int | None) -> Array:
     g, xp = geometry, namespace(y)
-    share = y / _window_sizes(xp, y.dtype, g, count_include_pad, divisor)
-    padded = xp.zeros((g.batch, g.channels, *_reached(g)), y.dtype)
+    kind = xp.dtype(wide(y.dtype))
+    share = y / _window_sizes(xp, kind, g, count_include_pad, divisor)
+    padded = xp.zeros((g.batch, g.channels, *_reached(g)), kind)
     for _, at in g.taps():
         padded[:, :, *at] += share
-    return xp.ascontiguousarray(padded[:, :, *_inside(g)])
+    return xp.ascontiguousarray(padded[:, :, *_inside(g)], dtype=y.dtype)
 
 
 def unfold(x: Array, *, geometry: PoolGeometry) -> Array:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..arrays import Array, namespace
 
 Axes = tuple[int, ...]
 
 
+def wide(dtype: Any) -> Any:
+    """The type that elements are added up in: half precision would lose them, 2048 + 1 is 2048 in it."""
+    return "int64" if dtype.kind != "f" else "float32" if dtype.itemsize == 2 else dtype
+
+
+def total(x: Array, axis: Axes | int | None, keepdims: bool = False) -> Array:
+    """The sum of floating-point numbers, in their own type."""
+    return x.sum(axis, keepdims=keepdims, dtype=wide(x.dtype)).astype(x.dtype, copy=False)
+
+
 def sum(x: Array, *, axis: Axes, keepdims: bool) -> Array:
     """Integers and booleans add up in int64."""
-    return x.sum(axis, keepdims=keepdims, dtype=None if x.dtype.kind == "f" else "int64")
+    out = x.sum(axis, keepdims=keepdims, dtype=wide(x.dtype))
+    return out.astype(x.dtype, copy=False) if x.dtype.kind == "f" else out
 
 
 def spread(y: Array, *, shape: Axes, axis: Axes, keepdims: bool) -> Array:
@@ -23,7 +36,7 @@ def sum_to(x: Array, *, shape: Axes) -> Array:
     """The adjoint of broadcasting from `shape`: sums over every axis that was added or stretched."""
     lead = x.ndim - len(shape)
     stretched = tuple(i + lead for i, n in enumerate(shape) if n == 1 != x.shape[i + lead])
-    return x.sum((*range(lead), *stretched), keepdims=True).reshape(shape)
+    return total(x, (*range(lead), *stretched), keepdims=True).reshape(shape)
 
 
 def broadcast_to(x: Array, *, shape: Axes) -> Array:
@@ -61,25 +74,34 @@ def all(x: Array, *, axis: Axes, keepdims: bool) -> Array:
 
 
 def cumsum(x: Array, *, axis: int) -> Array:
-    return x.cumsum(axis, dtype=None if x.dtype.kind == "f" else "int64")
+    out = x.cumsum(axis, dtype=wide(x.dtype))
+    return out.astype(x.dtype, copy=False) if x.dtype.kind == "f" else out
 
 
 def logsumexp(x: Array, *, axis: Axes, keepdims: bool) -> Array:
-    """log(sum(exp(x))) without overflow."""
+    """log(sum(exp(x))) without overflow; -inf where there is nothing to add."""
     xp = namespace(x)
+    kept = tuple(1 if i in axis else n for i, n in enumerate(x.shape) if keepdims or i not in axis)
+    if x.size == 0:
+        return xp.full(kept, -xp.inf, x.dtype)
     top = x.max(axis, keepdims=True)
     top = xp.where(xp.isfinite(top), top, xp.zeros((), x.dtype))
-    out = xp.log(xp.exp(x - top).sum(axis, keepdims=True)) + top
-    return out if keepdims else out.reshape(tuple(n for i, n in enumerate(x.shape) if i not in axis))
+    out = xp.log(xp.exp(x - top).sum(axis, keepdims=True, dtype=wide(x.dtype))) + top
+    return out.astype(x.dtype, copy=False).reshape(kept)
 
 
 def softmax(x: Array, *, axis: int) -> Array:
+    if x.size == 0:
+        return x.copy()
     e = namespace(x).exp(x - x.max(axis, keepdims=True))
-    e /= e.sum(axis, keepdims=True)
+    e /= e.sum(axis, keepdims=True, dtype=wide(x.dtype))
     return e
 
 
 def log_softmax(x: Array, *, axis: int) -> Array:
+    if x.size == 0:
+        return x.copy()
     xp = namespace(x)
     shifted = x - x.max(axis, keepdims=True)
-    return shifted - xp.log(xp.exp(shifted).sum(axis, keepdims=True))
+    shifted -= xp.log(xp.exp(shifted).sum(axis, keepdims=True, dtype=wide(x.dtype)))
+    return shifted

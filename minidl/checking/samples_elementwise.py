@@ -96,6 +96,22 @@ def _clamp_gradient(rng: Rng) -> Iterator[Case]:
         yield Case((normal(rng, 2, 3), np.array([[-1.5, -0.3, 0.2], [0.6, 1.1, -0.9]])), bounds)
 
 
+def _hardtanh(rng: Rng) -> Iterator[Case]:
+    yield Case((np.array([[-1.5, -0.3, 0.2], [0.6, 1.1, -0.9]]),), BOUNDS[0])
+    yield Case((np.array(0.3),), BOUNDS[0])
+    yield Case((np.zeros((0, 2)),), BOUNDS[0])
+
+
+def _hardtanh_gradient(rng: Rng) -> Iterator[Case]:
+    yield Case((normal(rng, 2, 3), np.array([[-1.5, -0.3, 0.2], [0.6, 1.1, -0.9]])), BOUNDS[0])
+
+
+def _larger_part(rng: Rng) -> Iterator[Case]:
+    for case in _apart(rng):
+        a, b = case.inputs
+        yield Case((normal(rng, *np.broadcast_shapes(a.shape, np.shape(b))), a, b), note=case.note)
+
+
 def _gated(**params: float) -> Callable[[Rng], Iterator[Case]]:
     """A gradient, and the value that says whether it passes; that one away from 0."""
 
@@ -193,6 +209,9 @@ def samples() -> Iterator[Sample]:
     yield primitive("abs", _one(away))
     yield primitive("clamp", _clamp)
     yield primitive("clamp_gradient", _clamp_gradient)
+    yield primitive("hardtanh", _hardtanh)
+    yield primitive("hardtanh_gradient", _hardtanh_gradient)
+    yield primitive("larger_part", _larger_part)
     yield primitive("relu", _one(away))
     yield primitive("positive_part", _gated())
     yield primitive("leaky_relu", _one(away, slope=0.1))
@@ -205,7 +224,6 @@ def samples() -> Iterator[Sample]:
     yield primitive("checkpoint", _checkpoint)
     # steps and tests
     yield primitive("sign", _one(away), gradient="zero")
-    yield primitive("chosen", _apart, gradient="zero")
     yield primitive("floor_divide", _division, gradient="zero")
     for name in ("floor", "ceil", "round"):
         yield primitive(name, _steps, gradient="zero")

@@ -114,7 +114,9 @@ def _array_functions() -> Iterator[Sample]:
     yield row("index_select", lambda rng: iter([Case((normal(rng, 3, 4), 1, rng.integers(0, 4, 6)))]), linear=True)
     yield row("tril", _calls(normal, ((3, 3), (), {}), ((2, 2, 3), (1,), {})), linear=True)
     yield row("triu", _calls(normal, ((3, 3), (), {}), ((2, 2, 3), (-1,), {})), linear=True)
-    yield row("diagonal", _calls(normal, ((3, 4), (), {}), ((2, 3, 2), (0, 2), {})), linear=True)
+    yield row(
+        "diagonal", _calls(normal, ((3, 4), (), {}), ((3, 4), (1,), {}), ((2, 3, 2), (-1, 0, 2), {})), linear=True
+    )
     products: tuple[tuple[Shape, ...], ...] = (
         ((2, 3), (3, 2)),
         ((3,), (3,)),
@@ -149,6 +151,7 @@ EINSUMS: tuple[tuple[str, tuple[Shape, ...]], ...] = (
     ("i,j,k->kij", ((2,), (3,), (2,))),
     ("bi,bj,b->ij", ((2, 2), (2, 3), (2,))),
     ("ij,ij->", ((2, 3), (2, 3))),
+    ("ij,ij->i", ((2, 3), (2, 1))),
 )
 
 
@@ -227,6 +230,7 @@ def _dropped(name: str) -> Callable:
 def _activation_functions() -> Iterator[Sample]:
     row = lambda *args, **kwargs: _row(activation, *args, **kwargs)
     plain: tuple[tuple[Shape, tuple, dict], ...] = (((2, 3), (), {}), ((), (), {}))
+    yield row("relu", _calls(away, *plain))
     yield row("leaky_relu", _calls(away, *plain, ((2, 3), (0.3,), {})))
     yield row("relu6", lambda rng: iter([Case((np.array([-2.0, -0.4, 0.5, 3.0, 5.6, 6.4, 9.0]),))]))
     yield row("hardtanh", _calls(distinct, ((4, 4), (), {}), ((2, 4), (-0.2, 0.3), {})))
@@ -234,7 +238,7 @@ def _activation_functions() -> Iterator[Sample]:
         yield row(name, _calls(away, *plain))
     yield row("silu", _calls(normal, *plain))
     yield row("gelu", _calls(normal, *plain, ((2, 3), (), {"approximate": "tanh"})))
-    yield row("softplus", _calls(normal, *plain, ((2, 3), (2.0,), {})))
+    yield row("softplus", _calls(normal, *plain, ((2, 3), (2.0,), {}), ((2, 3), (1.0, 0.5), {})))
     yield row("logsigmoid", _calls(normal, *plain))
     yield row("linear", _many((((2, 3), (2, 3), (2,)), (), {}), (((2, 2, 3), (2, 3)), (), {})), linear=True)
     yield row(

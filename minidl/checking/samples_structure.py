@@ -266,16 +266,23 @@ def samples() -> Iterator[Sample]:
     yield primitive(
         "diagonal",
         _moved(
-            ((3, 3), {"axis1": 0, "axis2": 1}),
-            ((2, 3, 4), {"axis1": 2, "axis2": 0}),
-            ((0, 3), {"axis1": 0, "axis2": 1}),
+            ((3, 3), {"offset": 0, "axis1": 0, "axis2": 1}),
+            ((2, 3, 4), {"offset": 0, "axis1": 2, "axis2": 0}),
+            ((0, 3), {"offset": 0, "axis1": 0, "axis2": 1}),
+            ((3, 4), {"offset": 2, "axis1": 0, "axis2": 1}),
+            ((2, 3, 4), {"offset": -1, "axis1": 1, "axis2": 2}),
+            ((2, 3), {"offset": 5, "axis1": 0, "axis2": 1}),
         ),
         linear=True,
     )
     yield primitive(
         "diagonal_scatter",
         _moved(
-            ((3,), {"axis1": 0, "axis2": 1, "shape": (3, 3)}), ((3, 2), {"axis1": 2, "axis2": 0, "shape": (2, 3, 4)})
+            ((3,), {"offset": 0, "axis1": 0, "axis2": 1, "shape": (3, 3)}),
+            ((3, 2), {"offset": 0, "axis1": 2, "axis2": 0, "shape": (2, 3, 4)}),
+            ((2,), {"offset": 2, "axis1": 0, "axis2": 1, "shape": (3, 4)}),
+            ((2, 2), {"offset": -1, "axis1": 1, "axis2": 2, "shape": (2, 3, 4)}),
+            ((0,), {"offset": 5, "axis1": 0, "axis2": 1, "shape": (2, 3)}),
         ),
         linear=True,
     )

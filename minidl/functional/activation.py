@@ -1,4 +1,7 @@
-"""Activation functions beyond the elementwise primitives, linear maps and dropout."""
+"""Activation functions beyond the elementwise primitives, linear maps and dropout.
+
+`inplace` is accepted for the sake of ported code; nothing is ever computed in place.
+"""
 
 from __future__ import annotations
 
@@ -8,45 +11,64 @@ from typing import Any
 from ..core.random import generator
 from ..core.tensor import Tensor, to_device
 from ..ops import linalg, sampling
-from ..ops.elementwise import erf, expm1, minimum, relu, sigmoid, tanh, where
+from ..ops.elementwise import clamp, erf, expm1, sigmoid, tanh, where
+from ..ops.elementwise import hardtanh as _hardtanh
 from ..ops.elementwise import leaky_relu as _leaky_relu
+from ..ops.elementwise import relu as _relu
 from ..ops.elementwise import softplus as _softplus
-from .arguments import check_floating, check_shape
-from .array import clamp
+from .arguments import check_array, check_floating, check_shape, within
 
 
-def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:
+def relu(input: Any, inplace: bool = False) -> Any:
+    """input where it is positive, else 0."""
+    if not isinstance(input, Tensor):
+        check_array("relu", "input", input)
+    elif input.node is None and input.dtype.kind == "b":
+        raise TypeError("relu: input must hold numbers, not bool; convert it with .float()")
+    return _relu(input)
+
+
+def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Any:
     """input where it is positive, else negative_slope * input."""
+    check_floating("leaky_relu", input=input)
     return _leaky_relu(input, slope=float(negative_slope))
 
 
-def relu6(input: Any) -> Any:
-    """input limited to [0, 6]."""
-    return clamp(input, 0.0, 6.0)
+def relu6(input: Any, inplace: bool = False) -> Any:
+    """input limited to [0, 6]. The gradient is 0 at the bounds too."""
+    check_array("relu6", "input", input)
+    return _hardtanh(input, min=0, max=6)
 
 
-def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
-    """input limited to [min_val, max_val]."""
-    return clamp(input, min_val, max_val)
+def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
+    """input limited to [min_val, max_val]. Unlike that of clamp, the gradient is 0 at the bounds too."""
+    input, bounds = within("hardtanh", input, min_val=min_val, max_val=max_val)
+    if not bounds["min_val"] <= bounds["max_val"]:
+        raise ValueError(f"hardtanh: min_val is {min_val}, max_val {max_val}; the first must be the smaller one")
+    return _hardtanh(input, min=bounds["min_val"], max=bounds["max_val"])
 
 
-def elu(input: Any, alpha: float = 1.0) -> Any:
+def elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
     """input where it is positive, else alpha * (exp(input) - 1). Clevert et al. 2016."""
-    return where(input > 0, input, expm1(minimum(input, 0)) * alpha)
+    check_floating("elu", input=input)
+    return where(input > 0, input, expm1(clamp(input, min=None, max=0.0)) * alpha)
 
 
-def selu(input: Any) -> Any:
+def selu(input: Any, inplace: bool = False) -> Any:
     """elu with the scale and alpha that keep mean 0 and variance 1. Klambauer et al. 2017."""
+    check_floating("selu", input=input)
     return elu(input, 1.6732632423543772) * 1.0507009873554805
 
 
-def silu(input: Any) -> Any:
+def silu(input: Any, inplace: bool = False) -> Any:
     """input * sigmoid(input)."""
+    check_floating("silu", input=input)
     return input * sigmoid(input)
 
 
 def gelu(input: Any, approximate: str = "none") -> Any:
     """input * P(standard normal < input); approximate="tanh" is the usual approximation. Hendrycks & Gimpel 2016."""
+    check_floating("gelu", input=input)
     if approximate == "tanh":
         inner = (input + input * input * input * 0.044715) * math.sqrt(2 / math.pi)
         return input * (tanh(inner) + 1) * 0.5
@@ -55,13 +77,20 @@ def gelu(input: Any, approximate: str = "none") -> Any:
     return input * (erf(input * math.sqrt(0.5)) + 1) * 0.5
 
 
-def softplus(input: Any, beta: float = 1.0) -> Any:
-    """log(1 + exp(beta * input)) / beta, a smooth relu."""
-    return _softplus(input) if beta == 1 else _softplus(input * beta) / beta
+def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """log(1 + exp(beta * input)) / beta, a smooth relu; input itself where beta * input > threshold.
+
+    From 20 on the two agree to nine digits: with such a threshold the formula, which does not overflow here, is used
+    everywhere.
+    """
+    check_floating("softplus", input=input)
+    smooth = _softplus(input) if beta == 1 else _softplus(input * beta) / beta
+    return smooth if threshold >= 20 else where(input * beta > threshold, input, smooth)
 
 
 def logsigmoid(input: Any) -> Any:
     """log(sigmoid(input)), accurate for large negative inputs."""
+    check_floating("logsigmoid", input=input)
     return -_softplus(-input)
 
 
@@ -80,15 +109,17 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     return linalg.linear(input, weight, bias)
 
 
-def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:
+def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     """While training, each element becomes 0 with probability p, and the others are divided by 1 - p.
 
     Srivastava et al. 2014.
     """
+    check_array("dropout", "input", input)
     return _dropout(input, p, training, input.shape)
 
 
 def _channel_dropout(rank: int, input: Any, p: float, training: bool) -> Any:
+    check_array(f"dropout{rank}d", "input", input)
     if input.ndim not in (rank + 1, rank + 2):
         raise ValueError(
             f"dropout{rank}d: input has shape {tuple(input.shape)}; it must have {rank + 2} axes, or {rank + 1} "
@@ -97,17 +128,17 @@ def _channel_dropout(rank: int, input: Any, p: float, training: bool) -> Any:
     return _dropout(input, p, training, (*input.shape[:-rank], *(1,) * rank))
 
 
-def dropout1d(input: Any, p: float = 0.5, training: bool = True) -> Any:
+def dropout1d(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     """dropout of whole channels of (N, C, L)."""
     return _channel_dropout(1, input, p, training)
 
 
-def dropout2d(input: Any, p: float = 0.5, training: bool = True) -> Any:
+def dropout2d(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     """dropout of whole channels of (N, C, H, W). Tompson et al. 2015."""
     return _channel_dropout(2, input, p, training)
 
 
-def dropout3d(input: Any, p: float = 0.5, training: bool = True) -> Any:
+def dropout3d(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     """dropout of whole channels of (N, C, D, H, W)."""
     return _channel_dropout(3, input, p, training)
 

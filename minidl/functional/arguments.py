@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ..core.dtypes import DEFAULT
 from ..core.tensor import Tensor
+from ..ops.elementwise import astype
 
 
 def is_array(value: Any) -> bool:
@@ -66,8 +68,55 @@ def normalize_dims(dim: int | Iterable[int] | None, ndim: int) -> tuple[int, ...
     return tuple(sorted(dims)) if ndim else ()
 
 
-def sizes(args: tuple) -> tuple[int, ...]:
+def axis_of(function: str, input: Any, dim: int) -> int:
+    """An axis of a tensor, counted from the front."""
+    check_array(function, "input", input)
+    try:
+        return normalize_dim(dim, input.ndim)
+    except (IndexError, TypeError) as error:
+        raise type(error)(f"{function}: {error}") from None
+
+
+def axes_of(function: str, input: Any, dim: int | Iterable[int] | None) -> tuple[int, ...]:
+    """Axes of a tensor, counted from the front, sorted; None means all of them."""
+    check_array(function, "input", input)
+    try:
+        return normalize_dims(dim, input.ndim)
+    except (IndexError, TypeError, ValueError) as error:
+        raise type(error)(f"{function}: {error}") from None
+
+
+def reduced_axes(function: str, input: Any, dim: int | Iterable[int] | None) -> tuple[int, ...]:
+    """The same for sums and their like, where () means all axes as well."""
+    return axes_of(function, input, None if isinstance(dim, (tuple, list)) and not dim else dim)
+
+
+def sizes(function: str, args: tuple) -> tuple[int, ...]:
     """f(2, 3), f((2, 3)) and f([2, 3]) all mean (2, 3)."""
     if len(args) == 1 and isinstance(args[0], Iterable):
         args = tuple(args[0])
-    return tuple(n.__index__() for n in args)
+    try:
+        return tuple(n.__index__() for n in args)
+    except (AttributeError, TypeError):
+        raise TypeError(f"{function}: sizes must be whole numbers, not {', '.join(map(repr, args))}") from None
+
+
+def within(function: str, input: Any, **bounds: Any) -> tuple[Any, dict[str, Any]]:
+    """input and bounds that go together: Python numbers, and beside fractions no integers."""
+    check_array(function, "input", input)
+    for name, bound in bounds.items():
+        if isinstance(bound, np.generic):
+            bounds[name] = bound.item()
+        elif bound is not None and not isinstance(bound, (int, float)):
+            raise TypeError(
+                f"{function}: {name} must be a number, not {type(bound).__name__}; for tensors there are maximum and "
+                f"minimum"
+            )
+    if input.dtype.kind != "f" and any(isinstance(bound, float) for bound in bounds.values()):
+        input = astype(input, dtype=DEFAULT)
+    return input, bounds
+
+
+def in_single(function: Any, input: Any, *args: Any) -> Any:
+    """A function of half-precision numbers whose sums would leave their range: computed in float32."""
+    return astype(function(astype(input, dtype=DEFAULT), *args), dtype=input.dtype)

@@ -9,11 +9,11 @@ import builtins
 import math
 import string
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core.dtypes import result_type
+from ..core.dtypes import DEFAULT, result_type
 from ..core.tensor import Tensor
 from ..kernels.arrays import namespace
 from ..ops import indexing, linalg, reduction, shape
@@ -27,7 +27,18 @@ from ..ops.elementwise import (
 )
 from ..ops.elementwise import broadcast_to as _broadcast_to
 from ..ops.elementwise import clamp as _clamp
-from .arguments import check_array, is_array, normalize_dim, normalize_dims, sizes
+from .arguments import (
+    axes_of,
+    axis_of,
+    check_array,
+    check_floating,
+    in_single,
+    is_array,
+    normalize_dim,
+    reduced_axes,
+    sizes,
+    within,
+)
 
 Dim = int | Sequence[int] | None
 
@@ -36,7 +47,8 @@ def clamp(input: Any, min: float | None = None, max: float | None = None) -> Any
     """input limited to [min, max]; the gradient is 0 outside. At least one bound is needed."""
     if min is None and max is None:
         raise ValueError("clamp: give min, max or both")
-    return _clamp(input, min=min, max=max)
+    input, bounds = within("clamp", input, min=min, max=max)
+    return _clamp(input, **bounds)
 
 
 def rsqrt(input: Any) -> Any:
@@ -52,15 +64,22 @@ def reciprocal(input: Any) -> Any:
 # ---- reductions
 def sum(input: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """The sum over one axis, several or (None) all. Integers and booleans add up in int64."""
-    return reduction.sum(input, axis=normalize_dims(dim, input.ndim), keepdims=keepdim)
+    return reduction.sum(input, axis=reduced_axes("sum", input, dim), keepdims=keepdim)
 
 
 def mean(input: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """The mean over one axis, several or (None) all."""
-    if input.dtype.kind != "f":
-        raise TypeError(f"mean needs a floating-point tensor, not {input.dtype}; convert it with .float()")
-    axes = normalize_dims(dim, input.ndim)
+    check_floating("mean", input=input)
+    if input.dtype.itemsize == 2:
+        return in_single(mean, input, dim, keepdim)
+    axes = reduced_axes("mean", input, dim)
     return reduction.sum(input, axis=axes, keepdims=keepdim) / _count(input, axes, "mean")
+
+
+def _flat_at_zero(function: Any, x: Any) -> Any:
+    """A root or power of x, which is 0 at 0; its gradient too, though the slope is infinite there."""
+    zero = x == 0
+    return where(zero, 0.0, function(where(zero, 1.0, x)))
 
 
 def _count(input: Any, axes: tuple[int, ...], what: str) -> int:
@@ -74,7 +93,10 @@ def _count(input: Any, axes: tuple[int, ...], what: str) -> int:
 
 def var(input: Any, dim: Dim = None, correction: float = 1, keepdim: bool = False) -> Any:
     """The variance: squared deviations from the mean, summed and divided by (count - correction)."""
-    axes = normalize_dims(dim, input.ndim)
+    check_floating("var", input=input)
+    if input.dtype.itemsize == 2:
+        return in_single(var, input, dim, correction, keepdim)
+    axes = reduced_axes("var", input, dim)
     centred = input - mean(input, axes, keepdim=True)
     count = _count(input, axes, "var")
     if count - correction <= 0:
@@ -83,27 +105,41 @@ def var(input: Any, dim: Dim = None, correction: float = 1, keepdim: bool = Fals
 
 
 def std(input: Any, dim: Dim = None, correction: float = 1, keepdim: bool = False) -> Any:
-    """The square root of `var`."""
-    return sqrt(var(input, dim, correction, keepdim))
+    """The square root of `var`. Where it is 0, so is the gradient."""
+    check_floating("std", input=input)
+    if input.dtype.itemsize == 2:
+        return in_single(std, input, dim, correction, keepdim)
+    return _flat_at_zero(sqrt, var(input, dim, correction, keepdim))
 
 
 def norm(input: Any, p: float = 2, dim: Dim = None, keepdim: bool = False) -> Any:
-    """The p-norm (sum |x|^p)^(1/p) over axes; p may be math.inf."""
-    if p == math.inf:
-        return amax(abs(input), dim, keepdim)
+    """The p-norm (sum |x|^p)^(1/p) over axes; p may be ±math.inf, and 0 counts the elements that are not 0. Where the
+    norm is 0, so is the gradient."""
+    check_floating("norm", input=input)
+    if input.dtype.itemsize == 2:
+        return in_single(norm, input, p, dim, keepdim)
+    if p == 0:
+        return sum(astype(input != 0, dtype=input.dtype), dim, keepdim)
     if p == 2:
-        return sqrt(sum(square(input), dim, keepdim))
+        return _flat_at_zero(sqrt, sum(square(input), dim, keepdim))
+    size = abs(input)
+    if p in (math.inf, -math.inf):
+        return (amax if p > 0 else amin)(size, dim, keepdim)
     if p == 1:
-        return sum(abs(input), dim, keepdim)
-    return sum(abs(input) ** p, dim, keepdim) ** (1 / p)
+        return sum(size, dim, keepdim)
+    powers = _flat_at_zero(lambda x: x**p, size) if 0 < p < 1 else size**p
+    return _flat_at_zero(lambda x: x ** (1 / p), sum(powers, dim, keepdim))
 
 
 def prod(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """The product over one axis or (None) all elements. Zeros are no trouble to its gradient: halves are multiplied
-    with each other until one element is left."""
+    with each other until one element is left. Integers and booleans multiply in int64."""
+    check_array("prod", "input", input)
+    if input.dtype.kind != "f":
+        input = astype(input, dtype="int64")
     if dim is None:
         input, dim = reshape(input, (-1,)), 0
-    dim = normalize_dim(dim, input.ndim)
+    dim = axis_of("prod", input, dim)
     if input.shape[dim] == 0:
         input = shape.pad(input, width=tuple((0, int(i == dim)) for i in range(input.ndim)), value=1)  # nothing is 1
     while (n := input.shape[dim]) > 1:
@@ -120,14 +156,14 @@ def _nonempty(what: str, input: Any, axes: tuple[int, ...]) -> None:
 
 def amax(input: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """The largest element over axes. Ties share the gradient equally."""
-    axes = normalize_dims(dim, input.ndim)
+    axes = reduced_axes("amax", input, dim)
     _nonempty("amax", input, axes)
     return reduction.amax(input, axis=axes, keepdims=keepdim)
 
 
 def amin(input: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """The smallest element over axes. Ties share the gradient equally."""
-    axes = normalize_dims(dim, input.ndim)
+    axes = reduced_axes("amin", input, dim)
     _nonempty("amin", input, axes)
     return reduction.amin(input, axis=axes, keepdims=keepdim)
 
@@ -143,11 +179,19 @@ def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
 
 
 def _arg(primitive: Any, what: str, input: Any, dim: int | None, keepdim: bool) -> Any:
+    check_array(what, "input", input)
     if dim is None:
         input, dim = reshape(input, (-1,)), 0
-    dim = normalize_dim(dim, input.ndim)
+    dim = axis_of(what, input, dim)
     _nonempty(what, input, (dim,) if input.ndim else ())
     return primitive(input, axis=dim, keepdims=keepdim)
+
+
+class Extreme(NamedTuple):
+    """What max and min along an axis return."""
+
+    values: Any
+    indices: Any
 
 
 def max(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
@@ -160,48 +204,54 @@ def min(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     return amin(input) if dim is None else _extreme(argmin, input, dim, keepdim)
 
 
-def _extreme(arg: Any, input: Any, dim: int, keepdim: bool) -> tuple[Any, Any]:
-    dim = normalize_dim(dim, input.ndim)
+def _extreme(arg: Any, input: Any, dim: int, keepdim: bool) -> Extreme:
     index = arg(input, dim, keepdim=True)
-    values = gather(input, dim, index)
-    return (values, index) if keepdim else (squeeze(values, dim), squeeze(index, dim))
+    dim = normalize_dim(dim, input.ndim)
+    values = indexing.gather(input, index, axis=dim)
+    return Extreme(values, index) if keepdim else Extreme(squeeze(values, dim), squeeze(index, dim))
 
 
 def any(input: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """Whether any element is true (nonzero)."""
-    return reduction.any(input, axis=normalize_dims(dim, input.ndim), keepdims=keepdim)
+    return reduction.any(input, axis=axes_of("any", input, dim), keepdims=keepdim)
 
 
 def all(input: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """Whether all elements are true (nonzero)."""
-    return reduction.all(input, axis=normalize_dims(dim, input.ndim), keepdims=keepdim)
+    return reduction.all(input, axis=axes_of("all", input, dim), keepdims=keepdim)
 
 
 def cumsum(input: Any, dim: int) -> Any:
     """Running sums along an axis."""
-    return reduction.cumsum(input, axis=normalize_dim(dim, input.ndim))
+    return reduction.cumsum(input, axis=axis_of("cumsum", input, dim))
 
 
 def logsumexp(input: Any, dim: Dim, keepdim: bool = False) -> Any:
-    """log(sum(exp(input))) over axes, without overflow."""
-    return reduction.logsumexp(input, axis=normalize_dims(dim, input.ndim), keepdims=keepdim)
+    """log(sum(exp(input))) over axes, without overflow; -inf over nothing."""
+    check_array("logsumexp", "input", input)
+    if input.dtype.kind != "f":
+        input = astype(input, dtype=DEFAULT)
+    return reduction.logsumexp(input, axis=reduced_axes("logsumexp", input, dim), keepdims=keepdim)
 
 
 def softmax(input: Any, dim: int) -> Any:
     """exp(input) / sum(exp(input)) along an axis."""
-    return reduction.softmax(input, axis=normalize_dim(dim, input.ndim))
+    check_floating("softmax", input=input)
+    return reduction.softmax(input, axis=axis_of("softmax", input, dim))
 
 
 def log_softmax(input: Any, dim: int) -> Any:
     """log(softmax(input, dim)), computed without taking the logarithm of small numbers."""
-    return reduction.log_softmax(input, axis=normalize_dim(dim, input.ndim))
+    check_floating("log_softmax", input=input)
+    return reduction.log_softmax(input, axis=axis_of("log_softmax", input, dim))
 
 
 # ---- shape
 def reshape(input: Any, *size: Any) -> Any:
     """The same elements in another shape; one size may be -1."""
     check_array("reshape", "input", input)
-    wanted = list(sizes(size))
+    given = sizes("reshape", size)
+    wanted = list(given)
     count = math.prod(input.shape)
     if wanted.count(-1) == 1:
         known = math.prod(n for n in wanted if n != -1)
@@ -209,14 +259,14 @@ def reshape(input: Any, *size: Any) -> Any:
             wanted[wanted.index(-1)] = count // known
     if math.prod(wanted) != count or builtins.min(wanted, default=0) < 0:
         raise ValueError(
-            f"reshape: a tensor of shape {tuple(input.shape)} ({count} elements) cannot become {sizes(size)}"
+            f"reshape: a tensor of shape {tuple(input.shape)} ({count} elements) cannot become {sizes('reshape', size)}"
         )
     return shape.reshape(input, shape=tuple(wanted))
 
 
 def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     """Axes start_dim to end_dim as one."""
-    lo, hi = normalize_dim(start_dim, input.ndim), normalize_dim(end_dim, input.ndim)
+    lo, hi = axis_of("flatten", input, start_dim), axis_of("flatten", input, end_dim)
     if lo > hi:
         raise ValueError(f"flatten: start_dim {start_dim} lies behind end_dim {end_dim}")
     return reshape(input, (*input.shape[:lo], math.prod(input.shape[lo : hi + 1]), *input.shape[hi + 1 :]))
@@ -224,7 +274,7 @@ def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
 
 def unflatten(input: Any, dim: int, size: Sequence[int]) -> Any:
     """One axis as several of these sizes."""
-    dim = normalize_dim(dim, input.ndim)
+    dim = axis_of("unflatten", input, dim)
     if math.prod(size) != input.shape[dim]:
         raise ValueError(f"unflatten: axis {dim} has {input.shape[dim]} elements, which {tuple(size)} does not give")
     return reshape(input, (*input.shape[:dim], *size, *input.shape[dim + 1 :]))
@@ -232,16 +282,19 @@ def unflatten(input: Any, dim: int, size: Sequence[int]) -> Any:
 
 def permute(input: Any, *dims: Any) -> Any:
     """The axes in another order."""
-    axes = tuple(normalize_dim(d, input.ndim) for d in sizes(dims))
+    order = sizes("permute", dims)
+    axes = tuple(axis_of("permute", input, d) for d in order)
     if sorted(axes) != list(range(input.ndim)):
-        raise ValueError(f"permute: {sizes(dims)} is no order of the {input.ndim} axes of shape {tuple(input.shape)}")
+        raise ValueError(
+            f"permute: {sizes('permute', dims)} is no order of the {input.ndim} axes of shape {tuple(input.shape)}"
+        )
     return shape.transpose(input, axes=axes)
 
 
 def transpose(input: Any, dim0: int, dim1: int) -> Any:
     """Two axes exchanged."""
     axes = list(range(input.ndim))
-    a, b = normalize_dim(dim0, input.ndim), normalize_dim(dim1, input.ndim)
+    a, b = axis_of("transpose", input, dim0), axis_of("transpose", input, dim1)
     axes[a], axes[b] = axes[b], axes[a]
     return shape.transpose(input, axes=tuple(axes))
 
@@ -249,39 +302,52 @@ def transpose(input: Any, dim0: int, dim1: int) -> Any:
 def movedim(input: Any, source: int, destination: int) -> Any:
     """One axis moved to another place."""
     axes = list(range(input.ndim))
-    axis = axes.pop(normalize_dim(source, input.ndim))
-    axes.insert(normalize_dim(destination, input.ndim), axis)
+    axis = axes.pop(axis_of("movedim", input, source))
+    axes.insert(axis_of("movedim", input, destination), axis)
     return shape.transpose(input, axes=tuple(axes))
 
 
 def squeeze(input: Any, dim: Dim = None) -> Any:
     """Without the axes of size 1: all of them, or those named that are."""
-    axes = normalize_dims(dim, input.ndim)
+    axes = axes_of("squeeze", input, dim)
     return reshape(input, tuple(n for i, n in enumerate(input.shape) if n != 1 or i not in axes))
 
 
 def unsqueeze(input: Any, dim: int) -> Any:
     """With a new axis of size 1 at dim."""
+    check_array("unsqueeze", "input", input)
     dim = normalize_dim(dim, input.ndim + 1)
     return reshape(input, (*input.shape[:dim], 1, *input.shape[dim:]))
 
 
 def broadcast_to(input: Any, size: Sequence[int]) -> Any:
     """input repeated (without copying) to a larger shape, by NumPy's rules."""
-    return _broadcast_to(input, shape=tuple(size))
+    return _expanded("broadcast_to", input, sizes("broadcast_to", (size,)))
 
 
 def expand(input: Any, *size: Any) -> Any:
     """Like broadcast_to; -1 keeps an axis as it is."""
-    wanted = sizes(size)
+    check_array("expand", "input", input)
+    wanted = sizes("expand", size)
     lead = len(wanted) - input.ndim
     full = tuple(input.shape[i - lead] if n == -1 and i >= lead else n for i, n in enumerate(wanted))
-    return _broadcast_to(input, shape=full)
+    return _expanded("expand", input, full)
+
+
+def _expanded(function: str, input: Any, size: tuple[int, ...]) -> Any:
+    check_array(function, "input", input)
+    try:
+        return _broadcast_to(input, shape=size)
+    except ValueError:
+        raise ValueError(
+            f"{function}: a tensor of shape {tuple(input.shape)} cannot be expanded to {size}: on each axis counted "
+            f"from the end the sizes must be equal, or that of the tensor 1"
+        ) from None
 
 
 def repeat(input: Any, *counts: Any) -> Any:
     """input laid side by side, counts[i] times along axis i."""
-    times = sizes(counts)
+    times = sizes("repeat", counts)
     if len(times) < input.ndim:
         raise ValueError(f"repeat: {len(times)} counts for a tensor of {input.ndim} axes")
     input = reshape(input, (1,) * (len(times) - input.ndim) + tuple(input.shape))
@@ -292,13 +358,13 @@ def repeat(input: Any, *counts: Any) -> Any:
 
 def flip(input: Any, dims: Dim) -> Any:
     """The order of the elements along axes reversed."""
-    return shape.flip(input, axis=normalize_dims(dims, input.ndim))
+    return shape.flip(input, axis=axes_of("flip", input, dims))
 
 
 def roll(input: Any, shifts: int | Sequence[int], dims: int | Sequence[int]) -> Any:
     """Elements shifted along axes; what leaves at one end enters at the other."""
     shift = (shifts,) if isinstance(shifts, int) else tuple(shifts)
-    axis = tuple(normalize_dim(d, input.ndim) for d in ((dims,) if isinstance(dims, int) else dims))
+    axis = tuple(axis_of("roll", input, d) for d in ((dims,) if isinstance(dims, int) else dims))
     if len(shift) != len(axis):
         raise ValueError(f"roll: {len(shift)} shifts for {len(axis)} dims")
     return shape.roll(input, shift=shift, axis=axis)
@@ -313,6 +379,8 @@ def _common(function: str, tensors: Any) -> list:
         raise ValueError(f"{function}: the list of tensors is empty")
     for i, x in enumerate(found):
         check_array(function, f"tensors[{i}]", x)
+        if x.ndim == 0 and function == "cat":
+            raise ValueError(f"cat: tensors[{i}] has no axis to join along; use stack")
     dtype = result_type(*found)
     return [x if x.dtype == dtype else astype(x, dtype=dtype) for x in found]
 
@@ -342,7 +410,9 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
 
 def split(input: Any, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple:
     """Parts along an axis: of one size (the last may be smaller), or of the given sizes."""
-    axis = normalize_dim(dim, input.ndim)
+    axis = axis_of("split", input, dim)
+    if input.ndim == 0:
+        raise ValueError("split: a tensor without axes has no parts")
     n = input.shape[axis]
     if isinstance(split_size_or_sections, int):
         size = split_size_or_sections
@@ -350,21 +420,30 @@ def split(input: Any, split_size_or_sections: int | Sequence[int], dim: int = 0)
             raise ValueError(f"split: the size of a part is {size}; it must be at least 1")
         lengths = [size] * (n // size) + ([n % size] if n % size else [])
     else:
-        lengths = list(split_size_or_sections)
-        if math.fsum(lengths) != n:
-            raise ValueError(f"split: sizes {lengths} do not add up to {n}, the length of axis {axis}")
+        lengths = list(sizes("split", (split_size_or_sections,)))
+        if math.fsum(lengths) != n or builtins.min(lengths, default=0) < 0:
+            raise ValueError(
+                f"split: sizes {lengths} do not add up to {n}, the length of axis {axis}, or are not all at least 0"
+            )
     return tuple(shape.split(input, axis=axis, sizes=tuple(lengths or [0])))
 
 
 def chunk(input: Any, chunks: int, dim: int = 0) -> tuple:
     """`chunks` parts of (nearly) equal length along an axis."""
-    axis = normalize_dim(dim, input.ndim)
+    axis = axis_of("chunk", input, dim)
+    (chunks,) = sizes("chunk", (chunks,))
+    if chunks < 1:
+        raise ValueError(f"chunk: chunks is {chunks}; it must be at least 1")
+    if input.ndim == 0:
+        raise ValueError("chunk: a tensor without axes has no parts")
     return split(input, -(-input.shape[axis] // chunks) or 1, axis)
 
 
 def unbind(input: Any, dim: int = 0) -> tuple:
     """The slices along an axis, without that axis."""
-    axis = normalize_dim(dim, input.ndim)
+    axis = axis_of("unbind", input, dim)
+    if input.ndim == 0:
+        raise ValueError("unbind: a tensor without axes has no slices")
     return tuple(shape.unbind(input, axis=axis)) if input.shape[axis] else ()
 
 
@@ -399,7 +478,12 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float = 0
 
 # ---- indexing
 def getitem(input: Any, index: Any) -> Any:
-    """input[index]: numbers, slices, None, ..., integer and boolean arrays or tensors, as in NumPy."""
+    """input[index]: numbers, slices, None, ..., integer and boolean arrays or tensors, as in NumPy.
+
+    Also as in NumPy, a number beside an array counts as an array: axes indexed by arrays that a slice separates go to
+    the front. x of shape (2, 3, 4) gives x[0, :, [0, 1]] of shape (2, 3), where PyTorch's is (3, 2).
+    """
+    check_array("getitem", "input", input)
     if isinstance(index, tuple):
         index = tuple(_index(part, input) for part in index)
     else:
@@ -424,9 +508,9 @@ def _index(part: Any, input: Any) -> Any:
 def gather(input: Any, dim: int, index: Any) -> Any:
     """out[i][j] = input[index[i][j]][j] for dim 0.
 
-    index: integers, as many axes as input, no longer than it elsewhere.
+    index: integers, as many axes as input, no longer than it elsewhere; counted from the front, from 0.
     """
-    dim = normalize_dim(dim, input.ndim)
+    dim = axis_of("gather", input, dim)
     check_array("gather", "index", index)
     fits = index.ndim == input.ndim and builtins.all(
         m <= n for i, (m, n) in enumerate(zip(index.shape, input.shape, strict=False)) if i != dim
@@ -435,6 +519,13 @@ def gather(input: Any, dim: int, index: Any) -> Any:
         raise ValueError(
             f"gather along axis {dim}: index is {index.dtype}{list(index.shape)}; it must hold integers, have "
             f"{input.ndim} axes and be no longer than input {list(input.shape)} on the others"
+        )
+    values = index._data if isinstance(index, Tensor) else index
+    n = input.shape[dim] if input.ndim else 1
+    if values.size and (values.min() < 0 or values.max() >= n):
+        raise IndexError(
+            f"gather along axis {dim}: index reaches from {int(values.min())} to {int(values.max())}; it must stay "
+            f"within 0 … {n - 1}"
         )
     return indexing.gather(input, index, axis=dim)
 
@@ -446,7 +537,7 @@ def take_along_dim(input: Any, indices: Any, dim: int) -> Any:
 
 def index_select(input: Any, dim: int, index: Any) -> Any:
     """The slices number index[0], index[1] … along an axis."""
-    dim = normalize_dim(dim, input.ndim)
+    dim = axis_of("index_select", input, dim)
     return getitem(input, (slice(None),) * dim + (index,))
 
 
@@ -467,12 +558,13 @@ def triu(input: Any, diagonal: int = 0) -> Any:
     return _triangle(input, diagonal, np.triu)
 
 
-def diagonal(input: Any, dim1: int = 0, dim2: int = 1) -> Any:
-    """The main diagonal over two axes, as the last axis."""
-    a, b = normalize_dim(dim1, input.ndim), normalize_dim(dim2, input.ndim)
+def diagonal(input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    """The diagonal over two axes, as the last axis: the main one, or one `offset` columns to the right of it."""
+    a, b = axis_of("diagonal", input, dim1), axis_of("diagonal", input, dim2)
+    (offset,) = sizes("diagonal", (offset,))
     if a == b:
         raise ValueError(f"diagonal: dim1 and dim2 are both {a}")
-    return indexing.diagonal(input, axis1=a, axis2=b)
+    return indexing.diagonal(input, offset=offset, axis1=a, axis2=b)
 
 
 # ---- products
@@ -497,7 +589,14 @@ def matmul(input: Any, other: Any) -> Any:
         input = unsqueeze(input, 0)
     if column:
         other = unsqueeze(other, 1)
-    out = linalg.matmul(input, other)
+    try:
+        out = linalg.matmul(input, other)
+    except ValueError as error:
+        error.args = (
+            f"matmul: input has shape {tuple(input.shape)}, other {tuple(other.shape)}: on each axis before the last "
+            f"two, counted from the end, they must be equal or 1",
+        )
+        raise
     if row:
         out = squeeze(out, -2)
     return squeeze(out, -1) if column else out
@@ -545,6 +644,10 @@ def _parse_einsum(equation: str, operands: tuple) -> tuple[list[str], str]:
     else:
         names = "".join(expanded)
         output = dots + "".join(sorted(n for n in set(names) if names.count(n) == 1 and n not in dots))
+    for i, (term, x) in enumerate(zip(expanded, operands, strict=True)):
+        for name in term:
+            if len(lengths := {n for other, n in zip(term, x.shape, strict=True) if other == name}) > 1:
+                raise ValueError(f"einsum: index {name!r} has the lengths {sorted(lengths)} in operand {i}")
     size: dict[str, int] = {}
     for i, (term, x) in enumerate(zip(expanded, operands, strict=True)):
         for name, n in zip(term, x.shape, strict=True):
@@ -565,27 +668,35 @@ def _tidy(x: Any, names: str) -> Any:
     """An index that occurs twice in one operand means its diagonal."""
     while repeated := [n for n in names if names.count(n) > 1]:
         first, second = [i for i, n in enumerate(names) if n == repeated[0]][:2]
-        x = movedim(diagonal(x, first, second), -1, first)
+        x = movedim(diagonal(x, 0, first, second), -1, first)
         names = names[:second] + names[second + 1 :]
     return x
 
 
 def _contract(a: Any, left: str, b: Any, right: str, needed: set[str]) -> tuple[Any, str]:
     """One product of two terms; indices nobody needs any more are summed."""
-    a, left = _drop(a, left, b, right, needed)
-    b, right = _drop(b, right, a, left, needed)
+    # axes of length 1 go first, and from both: what is left of the other's is then its own, perhaps to be summed
+    thin_a, thin_b = _thin(a, left, b, right), _thin(b, right, a, left)
+    a, left = (squeeze(a, thin_a) if thin_a else a), _without(left, thin_a)
+    b, right = (squeeze(b, thin_b) if thin_b else b), _without(right, thin_b)
+    lone_a, lone_b = _lone(left, right, needed), _lone(right, left, needed)
+    a, left = (sum(a, lone_a) if lone_a else a), _without(left, lone_a)
+    b, right = (sum(b, lone_b) if lone_b else b), _without(right, lone_b)
     output = "".join(dict.fromkeys(n for n in left + right if n in needed))
     dtype = result_type(a, b)
     a, b = (x if x.dtype == dtype else astype(x, dtype=dtype) for x in (a, b))
     return linalg.contract(a, b, subscripts=(left, right, output)), output
 
 
-def _drop(a: Any, left: str, b: Any, right: str, needed: set[str]) -> tuple[Any, str]:
-    """a without indices that only it has and nobody needs (summed), or that have length 1 here and more in b."""
-    lone = tuple(i for i, n in enumerate(left) if n not in right and n not in needed)
-    if lone:
-        a, left = sum(a, lone), "".join(n for i, n in enumerate(left) if i not in lone)
-    thin = tuple(i for i, n in enumerate(left) if n in right and a.shape[i] == 1 != b.shape[right.index(n)])
-    if thin:
-        a, left = squeeze(a, thin), "".join(n for i, n in enumerate(left) if i not in thin)
-    return a, left
+def _thin(a: Any, left: str, b: Any, right: str) -> tuple[int, ...]:
+    """Axes of a that have length 1 there and more in b."""
+    return tuple(i for i, n in enumerate(left) if n in right and a.shape[i] == 1 != b.shape[right.index(n)])
+
+
+def _lone(names: str, others: str, needed: set[str]) -> tuple[int, ...]:
+    """Axes that only this term has and nobody needs."""
+    return tuple(i for i, n in enumerate(names) if n not in others and n not in needed)
+
+
+def _without(names: str, axes: tuple[int, ...]) -> str:
+    return "".join(n for i, n in enumerate(names) if i not in axes)

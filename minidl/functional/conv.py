@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..kernels.geometry import ConvGeometry, PoolGeometry
+from ..kernels.geometry import ConvGeometry, PoolGeometry, per_axis
 from ..ops import conv as ops
 from ..ops import pool
 from ..ops.elementwise import astype
@@ -32,10 +32,6 @@ def _with_bias(y: Any, bias: Any, rank: int, single: bool) -> Any:
     if bias is not None:
         y = y + reshape(bias, (1, -1, *(1,) * rank))
     return squeeze(y, 0) if single else y
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _conv(
@@ -130,11 +126,11 @@ def conv_transpose3d(
 
 def _pool_geometry(
     function: str, rank: int, input: Any, kernel_size: Sizes, stride: Sizes | None, padding: Sizes, dilation: Sizes,
-    ceil_mode: bool,
+    ceil_mode: bool, pooling: bool = True,
 ) -> tuple[Any, bool, PoolGeometry]:  # fmt: skip
     input, single = _batched(function, input, rank)
     try:
-        geometry = PoolGeometry.of(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
+        geometry = PoolGeometry.of(input.shape, kernel_size, stride, padding, dilation, ceil_mode, pooling=pooling)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{function}: {error}") from None
     return input, single, geometry
@@ -144,8 +140,11 @@ def _max_pool(
     rank: int, input: Any, kernel_size: Sizes, stride: Sizes | None, padding: Sizes, dilation: Sizes, ceil_mode: bool,
     return_indices: bool,
 ) -> Any:  # fmt: skip
-    at = _pool_geometry(f"max_pool{rank}d", rank, input, kernel_size, stride, padding, dilation, ceil_mode)
+    function = f"max_pool{rank}d"
+    at = _pool_geometry(function, rank, input, kernel_size, stride, padding, dilation, ceil_mode)
     input, single, geometry = at
+    if input.dtype.kind == "b":
+        raise TypeError(f"{function}: input must hold numbers, not bool; convert it with .float()")
     y, indices = pool.max_pool(input, geometry=geometry)
     if single:
         y, indices = squeeze(y, 0), squeeze(indices, 0)
@@ -222,7 +221,7 @@ def avg_pool3d(
 
 def unfold(input: Any, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes = 0, stride: Sizes = 1) -> Any:
     """Every window of an image as a column (im2col): (N, C, H, W) -> (N, C kH kW, number of windows)."""
-    input, single, geometry = _pool_geometry("unfold", 2, input, kernel_size, stride, padding, dilation, False)
+    input, single, geometry = _pool_geometry("unfold", 2, input, kernel_size, stride, padding, dilation, False, False)
     n, c = input.shape[:2]
     k, o = geometry.kernel, geometry.output
     columns = reshape(pool.unfold(input, geometry=geometry), (n, c * k[0] * k[1], o[0] * o[1]))
@@ -234,17 +233,21 @@ def fold(
 ) -> Any:
     """The adjoint of unfold, summing where windows overlap: (N, C kH kW, windows) -> (N, C, *output_size)."""
     input, single = _batched("fold", input, 1)
-    height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
-    window = _tuple(kernel_size) if not isinstance(kernel_size, int) else (kernel_size, kernel_size)
+    try:
+        size = per_axis("output_size", output_size, 2, 1)
+        window = per_axis("kernel_size", kernel_size, 2, 1)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"fold: {error}") from None
     n, rows, columns = input.shape
     taps = window[0] * window[1]
     if rows % taps:
         raise ValueError(f"fold: input has {rows} rows, which is no multiple of the window's {taps} elements")
-    geometry = PoolGeometry.of((n, rows // taps, height, width), window, stride, padding, dilation, False)
+    try:
+        geometry = PoolGeometry.of((n, rows // taps, *size), window, stride, padding, dilation, pooling=False)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"fold: {error}") from None
     o = geometry.output
     if columns != o[0] * o[1]:
-        raise ValueError(
-            f"fold: input has {columns} columns, but an output of {(height, width)} has {o[0] * o[1]} windows"
-        )
+        raise ValueError(f"fold: input has {columns} columns, but an output of {size} has {o[0] * o[1]} windows")
     x = pool.fold(reshape(input, (n, rows // taps, *window, *o)), geometry=geometry)
     return squeeze(x, 0) if single else x

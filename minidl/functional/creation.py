@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,17 @@ def _dtype(dtype: Any) -> np.dtype:
 
 def zeros(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Zeros of this shape: zeros(2, 3) or zeros((2, 3))."""
-    return _new(np.zeros(sizes(size), _dtype(dtype)), device, requires_grad)
+    return _new(np.zeros(sizes("zeros", size), _dtype(dtype)), device, requires_grad)
 
 
 def ones(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Ones of this shape."""
-    return _new(np.ones(sizes(size), _dtype(dtype)), device, requires_grad)
+    return _new(np.ones(sizes("ones", size), _dtype(dtype)), device, requires_grad)
 
 
 def empty(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Memory of this shape, not initialised."""
-    return _new(np.empty(sizes(size), _dtype(dtype)), device, requires_grad)
+    return _new(np.empty(sizes("empty", size), _dtype(dtype)), device, requires_grad)
 
 
 def full(
@@ -43,7 +44,7 @@ def full(
     """One value everywhere; without dtype its own type (int64, float32 or bool)."""
     if dtype is None:
         dtype = "bool" if isinstance(fill_value, bool) else "int64" if isinstance(fill_value, int) else DEFAULT
-    return _new(np.full(sizes((size,)), fill_value, as_dtype(dtype)), device, requires_grad)
+    return _new(np.full(sizes("full", (size,)), fill_value, as_dtype(dtype)), device, requires_grad)
 
 
 def arange(
@@ -53,7 +54,7 @@ def arange(
     if end is None:
         start, end = 0, start
     if dtype is None:
-        dtype = "int64" if all(isinstance(v, int) for v in (start, end, step)) else DEFAULT
+        dtype = "int64" if all(isinstance(v, Integral) for v in (start, end, step)) else DEFAULT
     return _new(np.arange(start, end, step).astype(as_dtype(dtype)), device, False)
 
 
@@ -69,12 +70,12 @@ def eye(n: int, m: int | None = None, *, dtype: Any = None, device: str | None =
 
 def rand(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Uniform random numbers in [0, 1)."""
-    return _new(_draw(generator().random, sizes(size), _dtype(dtype)), device, requires_grad)
+    return _new(_draw(generator().random, sizes("rand", size), _dtype(dtype)), device, requires_grad)
 
 
 def randn(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Random numbers from the standard normal distribution."""
-    return _new(_draw(generator().standard_normal, sizes(size), _dtype(dtype)), device, requires_grad)
+    return _new(_draw(generator().standard_normal, sizes("randn", size), _dtype(dtype)), device, requires_grad)
 
 
 def _draw(method: Callable, size: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -83,12 +84,21 @@ def _draw(method: Callable, size: tuple[int, ...], dtype: np.dtype) -> np.ndarra
 
 
 def randint(
-    low: int, high: int | None = None, size: Any = (), *, dtype: Any = "int64", device: str | None = None
+    low: int,
+    high: int | Sequence[int] | None = None,
+    size: Any = (),
+    *,
+    dtype: Any = "int64",
+    device: str | None = None,
 ) -> Tensor:
-    """Random whole numbers in [low, high); randint(n, size=…) in [0, n)."""
+    """Random whole numbers in [low, high); randint(n, size) in [0, n)."""
+    if isinstance(high, Sequence):
+        low, high, size = 0, low, high
     if high is None:
         low, high = 0, low
-    return _new(np.asarray(generator().integers(low, high, sizes((size,)))).astype(as_dtype(dtype)), device, False)
+    return _new(
+        np.asarray(generator().integers(low, high, sizes("randint", (size,)))).astype(as_dtype(dtype)), device, False
+    )
 
 
 def randperm(n: int, *, device: str | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 from ..core.tensor import Tensor
 from ..kernels.arrays import namespace
 from ..ops import norm
-from ..ops.elementwise import abs, clamp, exp, log, maximum, softplus, square, where
-from .arguments import check_array, check_floating
+from ..ops.elementwise import abs, clamp, exp, log, softplus, square, where
+from .arguments import check_array, check_floating, check_shape, in_single
 from .array import gather, log_softmax, mean, squeeze, sum, unsqueeze
 
 
@@ -50,10 +51,11 @@ def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float
     _check_pair("smooth_l1_loss", input, target)
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta is {beta}; it must not be negative")
-    d = abs(input - target)
-    return _reduced(
-        "smooth_l1_loss", d if beta == 0 else where(d < beta, square(d) / (2 * beta), d - beta / 2), reduction
-    )
+    e = input - target
+    d = abs(e)
+    # the square is that of e: |e| has no second derivative at 0
+    loss = d if beta == 0 else where(d < beta, square(e) / (2 * beta), d - beta / 2)
+    return _reduced("smooth_l1_loss", loss, reduction)
 
 
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
@@ -61,8 +63,25 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
     _check_pair("huber_loss", input, target)
     if delta <= 0:
         raise ValueError(f"huber_loss: delta is {delta}; it must be positive")
-    d = abs(input - target)
-    return _reduced("huber_loss", where(d < delta, square(d) / 2, (d - delta / 2) * delta), reduction)
+    e = input - target
+    d = abs(e)
+    return _reduced("huber_loss", where(d < delta, square(e) / 2, (d - delta / 2) * delta), reduction)
+
+
+def _check_weight(function: str, name: str, weight: Any, input: Any) -> None:
+    """Weights of the elements broadcast to input, not the other way round."""
+    if weight is None or isinstance(weight, (int, float)):
+        return
+    check_floating(function, input=input, **{name: weight})
+    try:
+        fits = np.broadcast_shapes(input.shape, weight.shape) == input.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{function}: {name} has shape {tuple(weight.shape)}, which does not broadcast to that of input, "
+            f"{tuple(input.shape)}"
+        )
 
 
 def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
@@ -71,6 +90,7 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
     Logarithms are limited to at least -100.
     """
     _check_pair("binary_cross_entropy", input, target)
+    _check_weight("binary_cross_entropy", "weight", weight, input)
     values = input._data if isinstance(input, Tensor) else input
     if values.size and not ((values >= 0) & (values <= 1)).all():
         raise ValueError(
@@ -91,6 +111,8 @@ def binary_cross_entropy_with_logits(
     pos_weight multiplies the positive term.
     """
     _check_pair("binary_cross_entropy_with_logits", input, target)
+    for name, given in (("weight", weight), ("pos_weight", pos_weight)):
+        _check_weight("binary_cross_entropy_with_logits", name, given, input)
     if pos_weight is None:
         loss = softplus(input) - input * target
     else:
@@ -112,17 +134,41 @@ def kl_div(input: Any, target: Any, reduction: str = "mean", log_target: bool = 
     return _reduced("kl_div", loss, reduction)
 
 
+def _variance(var: Any, input: Any) -> Any:
+    check_floating("gaussian_nll_loss", input=input, var=var)
+    if var.shape != input.shape and var.shape == input.shape[:-1]:
+        var = unsqueeze(var, -1)
+    if var.ndim != input.ndim or builtins.any(m not in (1, n) for m, n in zip(var.shape, input.shape, strict=True)):
+        raise ValueError(
+            f"gaussian_nll_loss: var has shape {tuple(var.shape)}, input {tuple(input.shape)}; var must have the same "
+            f"shape, that without the last axis, or 1 on some axes"
+        )
+    if ((var._data if isinstance(var, Tensor) else var) < 0).any():
+        raise ValueError("gaussian_nll_loss: var contains negative numbers, which no variance is")
+    return var
+
+
+def _at_least(x: Any, least: float) -> Any:
+    """x limited from below, outside the graph: the gradient flows as if nothing had been done."""
+    values = x._data if isinstance(x, Tensor) else x
+    return x + (least - values).clip(0, None) if (values < least).any() else x
+
+
 def gaussian_nll_loss(
     input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Any:
-    """(log(var) + (input - target)^2 / var) / 2, the negative log-likelihood of target under N(input, var); var is at
-    least eps. full adds log(2 pi) / 2."""
+    """(log(var) + (input - target)^2 / var) / 2, the negative log-likelihood of target under N(input, var).
+
+    var: a number, or a tensor of input's shape, of that without the last axis, or with 1 on some axes. It is computed
+    with as at least eps; its gradient takes no notice of that. full adds log(2 pi) / 2.
+    """
     _check_pair("gaussian_nll_loss", input, target)
     if not isinstance(var, (int, float)):
-        check_floating("gaussian_nll_loss", input=input, var=var)
-        var = maximum(var, eps)
+        var = _at_least(_variance(var, input), eps)
         loss = (log(var) + square(input - target) / var) * 0.5
     else:
+        if var < 0:
+            raise ValueError(f"gaussian_nll_loss: var is {var}; a variance is not negative")
         var = max(var, eps)
         loss = (square(input - target) / var + math.log(var)) * 0.5
     return _reduced("gaussian_nll_loss", loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
@@ -158,6 +204,19 @@ def _valid(function: str, target: Any, classes: int, ignore_index: int) -> tuple
     return namespace(t).where(counted, t, 0), counted
 
 
+def _check_class_weight(function: str, weight: Any, input: Any, axis: int) -> None:
+    if weight is not None:
+        check_floating(function, input=input, weight=weight)
+        check_shape(function, "weight", weight, (input.shape[axis],))
+
+
+def _over(loss: Any, total: float) -> Any:
+    """The sum of the losses divided by the total of their weights. If that is 0 there is no mean, and no gradient."""
+    if loss.dtype.itemsize == 2:
+        return in_single(_over, loss, total)
+    return sum(loss) / total if total else sum(loss) * 0.0 + math.nan
+
+
 def _weighted(function: str, loss: Any, target: Any, counted: Any, weight: Any, reduction: str, single: bool) -> Any:
     """Losses weighted by their class and reduced; the mean is weighted as well."""
     weights = counted.astype(loss.dtype)
@@ -168,7 +227,7 @@ def _weighted(function: str, loss: Any, target: Any, counted: Any, weight: Any, 
     if not everything:
         loss = loss * weights
     if reduction == "mean" and not everything:
-        return sum(loss) / float(weights.sum())
+        return _over(loss, float(weights.sum(dtype="float64")))
     out = _reduced(function, loss, reduction)
     return squeeze(out, 0) if single and reduction == "none" else out
 
@@ -176,6 +235,7 @@ def _weighted(function: str, loss: Any, target: Any, counted: Any, weight: Any, 
 def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> Any:
     """-input[class of the target], where input (N, C, …) holds log-probabilities and target (N, …) classes."""
     input, target, single = _class_axis("nll_loss", input, target)
+    _check_class_weight("nll_loss", weight, input, 1)
     classes, counted = _valid("nll_loss", target, input.shape[1], ignore_index)
     loss = -squeeze(gather(input, 1, unsqueeze(classes, 1)), 1)
     return _weighted("nll_loss", loss, classes, counted, weight, reduction, single)
@@ -197,6 +257,7 @@ def cross_entropy(
     if target.dtype.kind == "f":
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
     input, target, single = _class_axis("cross_entropy", input, target)
+    _check_class_weight("cross_entropy", weight, input, 1)
     classes, counted = _valid("cross_entropy", target, input.shape[1], ignore_index)
     loss, _ = norm.softmax_cross_entropy(input, classes)
     hard = _weighted("cross_entropy", loss, classes, counted, weight, reduction, single)
@@ -210,7 +271,7 @@ def cross_entropy(
         share = (
             counted if weight is None else counted * (weight._data if isinstance(weight, Tensor) else weight)[classes]
         )
-        smooth = sum(smooth) / float(share.sum())
+        smooth = _over(smooth, float(share.sum(dtype="float64")))
     else:
         smooth = _reduced("cross_entropy", smooth, reduction)
         smooth = squeeze(smooth, 0) if single and reduction == "none" else smooth
@@ -225,6 +286,7 @@ def _along_classes(weight: Any, input: Any) -> Any:
 def _soft_cross_entropy(input: Any, target: Any, weight: Any, reduction: str, label_smoothing: float) -> Any:
     _check_pair("cross_entropy", input, target)
     axis = 0 if input.ndim == 1 else 1
+    _check_class_weight("cross_entropy", weight, input, axis)
     classes = input.shape[axis]
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / classes
@@ -234,7 +296,7 @@ def _soft_cross_entropy(input: Any, target: Any, weight: Any, reduction: str, la
         scores = scores * (array if axis == 0 else _along_classes(array, input))
     loss = -sum(scores * target, axis)
     if reduction == "mean":  # over the batch and positions, not over classes
-        return sum(loss) / (int(np.prod(input.shape)) // classes)
+        return mean(loss)
     return _reduced("cross_entropy", loss, reduction)
 
 

@@ -12,7 +12,7 @@ from . import activation, array
 
 _ELEMENTWISE = [
     "abs", "ceil", "cos", "erf", "exp", "expm1", "floor", "isfinite", "isnan", "log", "log1p", "maximum", "minimum",
-    "neg", "pow", "relu", "round", "sigmoid", "sign", "sin", "sqrt", "square", "tanh",
+    "neg", "pow", "round", "sigmoid", "sign", "sin", "sqrt", "square", "tanh",
 ]  # fmt: skip
 _ARRAY = [
     "all", "amax", "amin", "any", "argmax", "argmin", "broadcast_to", "chunk", "clamp", "cumsum", "diagonal",
@@ -44,6 +44,12 @@ def to(x: Tensor, target: Any) -> Tensor:
     return x if x.dtype == dtype else elementwise.astype(x, dtype=dtype)
 
 
+def _iterate(x: Tensor) -> Any:
+    if x.ndim == 0:
+        raise TypeError("a tensor without axes cannot be iterated over; .item() gives its number")
+    return iter(array.unbind(x, 0))
+
+
 def _install() -> None:
     for module, names in ((elementwise, _ELEMENTWISE), (array, _ARRAY)):
         for name in names:
@@ -64,10 +70,11 @@ def _install() -> None:
         "t": lambda x: array.transpose(x, 0, 1),
         "dot": array.matmul,
         "leaky_relu": activation.leaky_relu,
+        "relu": activation.relu,
         "T": property(lambda x: array.permute(x, tuple(range(x.ndim))[::-1])),
         "mT": property(lambda x: array.transpose(x, -1, -2)),
         "__getitem__": array.getitem,
-        "__iter__": lambda x: iter(array.unbind(x, 0)),
+        "__iter__": _iterate,
         "__matmul__": lambda a, b: array.matmul(a, b),
         "__rmatmul__": lambda a, b: array.matmul(b, a),
     }

@@ -34,6 +34,10 @@ def batch_norm(
     for name, vector in vectors.items():
         if vector is not None:
             check_shape("batch_norm", name, vector, (channels,))
+            if training and name.startswith("running") and not isinstance(vector, Tensor):
+                raise TypeError(
+                    f"batch_norm: {name} must be a tensor, not {type(vector).__name__}: training changes it in place"
+                )
     count = int(np.prod(input.shape)) // max(channels, 1)
     if not training:
         if running_mean is None or running_var is None:

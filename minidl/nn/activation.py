@@ -119,17 +119,18 @@ class Tanh(Module):
 
 
 class Softplus(Module):
-    """log(1 + exp(beta · x)) / beta, a smooth ReLU, exact for all x (so there is no threshold to choose)."""
+    """log(1 + exp(beta · x)) / beta, a smooth ReLU; x itself where beta · x is above a threshold below 20."""
 
-    def __init__(self, beta: float = 1.0):
+    def __init__(self, beta: float = 1.0, threshold: float = 20.0):
         super().__init__()
         self.beta = beta
+        self.threshold = threshold
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.softplus(input, self.beta)
+        return F.softplus(input, self.beta, self.threshold)
 
     def extra_repr(self) -> str:
-        return f"beta={self.beta}"
+        return f"beta={self.beta}, threshold={self.threshold}"
 
 
 class GELU(Module):

@@ -11,7 +11,7 @@ from math import pi
 from math import sqrt as _sqrt
 from typing import Any
 
-from numpy import ndarray
+from numpy import broadcast_shapes, ndarray
 
 from ..core.dtypes import DEFAULT, result_type
 from ..core.graph import Node
@@ -42,10 +42,33 @@ class Elementwise(Primitive):
         self.promoted = tuple(range(self.inputs)) if promoted is None else promoted
 
     def __call__(self, *args: Any, **params: Any) -> Any:
-        for x in args:
-            if isinstance(x, Tensor):
-                return super().__call__(*self.promote(args), **params)
-        return super().__call__(*args, **params)
+        try:
+            for x in args:
+                if isinstance(x, Tensor):
+                    return super().__call__(*self.promote(args), **params)
+            return super().__call__(*args, **params)
+        except (TypeError, ValueError) as error:
+            self.explain(error, args)
+            raise
+
+    def explain(self, error: Exception, args: tuple) -> None:
+        """Say it in plain words if an argument is no array or number, or if the shapes do not broadcast."""
+        given = list(zip(self.slots, args, strict=False))
+        for name, x in given:
+            if not hasattr(x, "dtype") and not isinstance(x, (bool, int, float)):
+                error.args = (f"{self.name}: {name} must be a tensor, an array or a number, not {type(x).__name__}",)
+                return
+        if not isinstance(error, ValueError):
+            return
+        shapes = [(name, tuple(x.shape)) for name, x in given if hasattr(x, "shape")]
+        try:
+            broadcast_shapes(*(shape for _, shape in shapes))
+        except ValueError:
+            (first, shape), *others = shapes
+            error.args = (
+                f"{self.name}: {first} has shape {shape}, {', '.join(f'{name} {other}' for name, other in others)}: "
+                f"on each axis counted from the end they must be equal or 1",
+            )
 
     def promote(self, args: tuple) -> list:
         """The arguments with those of `promoted` cast to their common type."""
@@ -105,7 +128,11 @@ def _short_unary(primitive: Unary) -> Callable:
 
     def apply(x: Any) -> Any:
         if not isinstance(x, Tensor):
-            return Primitive.__call__(primitive, x)
+            try:
+                return Primitive.__call__(primitive, x)
+            except TypeError as error:
+                primitive.explain(error, (x,))
+                raise
         parent = x.node
         if parent is None or MODE.get() is not NORMAL:
             return general(primitive, x)
@@ -199,19 +226,28 @@ def _one_less(b: Any) -> Any:
     return where(b == 0, 1.0, b - 1)
 
 
+def _log_base(a: Any, b: Any) -> Any:
+    """What the derivative by b takes the logarithm of. 0 ** b does not change where b >= 0: there, of 1."""
+    if hasattr(a, "dtype") or a == 0:
+        return where((a == 0) & (b >= 0), 1.0, a)
+    return a
+
+
 pow = Binary(
     "pow(a, b) -> y",
     lambda g, a, b: g * (b * pow(a, _one_less(b))),
-    lambda g, a, y: log_gradient(g * y, a),
+    lambda g, a, b, y: log_gradient(g * y, _log_base(a, b)),
 )
 log_gradient = Elementwise(  # g * log(a), 0 where g is 0
     "log_gradient(g, a) -> y",
     lambda gy, a: log_gradient(gy, a),
     lambda gy, g, a: gy * g / where(g == 0, 1.0, a),
 )
-maximum = Binary("maximum(a, b) -> y", lambda g, a, b: g * chosen(a, b), lambda g, a, b: g * chosen(b, a))
-minimum = Binary("minimum(a, b) -> y", lambda g, a, b: g * chosen(b, a), lambda g, a, b: g * chosen(a, b))
-chosen = Elementwise("chosen(a, b) -> y", None, None)  # 1 where a > b, half where equal: ties share the gradient
+maximum = Binary("maximum(a, b) -> y", lambda g, a, b: larger_part(g, a, b), lambda g, a, b: larger_part(g, b, a))
+minimum = Binary("minimum(a, b) -> y", lambda g, a, b: larger_part(g, b, a), lambda g, a, b: larger_part(g, a, b))
+larger_part = Elementwise(  # g where a > b, half of it where they are equal: ties share the gradient
+    "larger_part(g, a, b) -> y", lambda gy, a, b: larger_part(gy, a, b), None, None
+)
 abs = Unary("abs(x) -> y", lambda g, x: g * sign(x))
 sign = Elementwise("sign(x) -> y", None)
 where = Elementwise(
@@ -224,6 +260,10 @@ where = Elementwise(
 clamp = Elementwise("clamp(x) -> y", lambda g, x, **bounds: clamp_gradient(g, x, **bounds))
 clamp_gradient = Elementwise(
     "clamp_gradient(g, x) -> gx", lambda gg, x, **bounds: clamp_gradient(gg, x, **bounds), None
+)
+hardtanh = Elementwise("hardtanh(x) -> y", lambda g, x, **bounds: hardtanh_gradient(g, x, **bounds))
+hardtanh_gradient = Elementwise(  # as clamp's, but 0 at the bounds too
+    "hardtanh_gradient(g, x) -> gx", lambda gg, x, **bounds: hardtanh_gradient(gg, x, **bounds), None
 )
 
 # ---- functions

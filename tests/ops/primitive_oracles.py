@@ -47,7 +47,7 @@ ORACLES |= {
     "remainder": lambda a, b: a - np.floor(a / b) * b,
     "maximum": lambda a, b: np.where(a > b, a, b),
     "minimum": lambda a, b: np.where(a < b, a, b),
-    "chosen": lambda a, b: np.where(a > b, 1.0, np.where(a == b, 0.5, 0.0)),
+    "larger_part": lambda g, a, b: g * (np.where(a > b, 1.0, 0.0) + np.where(a == b, 0.5, 0.0)),
     "sign": lambda x: np.where(x > 0, 1.0, np.where(x < 0, -1.0, 0.0)),
     "exp": np.exp,
     "expm1": lambda x: np.exp(x) - 1,
@@ -65,6 +65,8 @@ ORACLES |= {
     "leaky_relu": lambda x, slope: np.where(x > 0, x, slope * x),
     "leaky_part": lambda g, x, slope: np.where(x > 0, g, slope * g),
     "clamp": lambda x, min, max: np.array([sorted((_low(min), v, _high(max)))[1] for v in x.flat]).reshape(x.shape),
+    "hardtanh": lambda x, min, max: np.array([sorted((min, v, max))[1] for v in x.flat]).reshape(x.shape),
+    "hardtanh_gradient": lambda g, x, min, max: g * ((x > min) & (x < max)),
     "clamp_gradient": lambda g, x, min, max: np.where(
         (x >= _low(min)) & (x <= _high(max)), g, 0.0
     ),
@@ -252,19 +254,18 @@ def _scatter_add(y, index, axis, shape):
 
 
 @oracle("diagonal")
-def _diagonal(x, axis1, axis2):
+def _diagonal(x, offset, axis1, axis2):
     front = np.moveaxis(x, (axis1, axis2), (0, 1))
-    out = np.zeros((*front.shape[2:], min(front.shape[:2])))
-    for i in range(out.shape[-1]):
-        out[..., i] = front[i, i]
-    return out
+    found = [front[i, j] for i, j in np.ndindex(*front.shape[:2]) if j - i == offset]
+    return np.stack(found, -1) if found else np.zeros((*front.shape[2:], 0))
 
 
 @oracle("diagonal_scatter")
-def _diagonal_scatter(y, axis1, axis2, shape):
+def _diagonal_scatter(y, offset, axis1, axis2, shape):
     out = np.zeros(shape)
-    for i in range(min(shape[axis1], shape[axis2])):
-        np.moveaxis(out, (axis1, axis2), (0, 1))[i, i] = y[..., i]
+    places = [(i, j) for i, j in np.ndindex(shape[axis1], shape[axis2]) if j - i == offset]
+    for k, at in enumerate(places):
+        np.moveaxis(out, (axis1, axis2), (0, 1))[at] = y[..., k]
     return out
 
 

@@ -20,7 +20,7 @@ def t(*shape: int, dtype: str = "float32", requires_grad: bool = False) -> Tenso
 # the call, the exception, and words that its message must contain
 BAD: dict[str, tuple[Callable[[], object], type[Exception], tuple[str, ...]]] = {
     # shapes that do not match
-    "add": (lambda: t(2, 3) + t(2, 4), ValueError, ("(2,3)", "(2,4)", "add")),
+    "add": (lambda: t(2, 3) + t(2, 4), ValueError, ("add: a has shape (2, 3), b (2, 4)", "equal or 1")),
     "matmul": (lambda: t(2, 3) @ t(2, 4), ValueError, ("matmul", "input [2, 3]", "other [2, 4]", "must be equal")),
     "matmul of a number": (lambda: minidl.matmul(t(), t(2)), ValueError, ("input has no axes", "use *")),
     "linear features": (
@@ -92,9 +92,127 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], tuple[str, ...]]] = 
     "mean of integers": (lambda: t(3, dtype="int64").mean(), TypeError, ("mean", "int64", ".float()")),
     "index of floats": (lambda: t(3)[t(2)], TypeError, ("whole numbers or booleans", "float32")),
     "a list": (lambda: F.conv2d([[1.0]], t(1, 1, 3, 3)), TypeError, ("conv2d", "input must be a tensor", "list")),
-    "text": (lambda: t(3) + "1", TypeError, ("add", "tensors, arrays or numbers", "str")),
+    "text": (lambda: t(3) + "1", TypeError, ("add", "b must be a tensor, an array or a number", "str")),
     "bitwise and of floats": (lambda: t(3) & t(3), TypeError, ("bitwise_and",)),
     "one_hot of floats": (lambda: F.one_hot(t(3), 2), TypeError, ("one_hot", "integers", "float32")),
+    # shapes that do not broadcast
+    "add of many shapes": (
+        lambda: t(2, 3) + t(4),
+        ValueError,
+        ("add: a has shape (2, 3), b (4,)", "counted from the end", "equal or 1"),
+    ),
+    "where shapes": (
+        lambda: minidl.where(t(2, 3) > 0, t(2, 3), t(4)),
+        ValueError,
+        ("where: c has shape (2, 3), a (2, 3), b (4,)", "equal or 1"),
+    ),
+    "matmul batches": (
+        lambda: t(2, 3, 4) @ t(5, 4, 3),
+        ValueError,
+        ("matmul: input has shape (2, 3, 4), other (5, 4, 3)", "equal or 1"),
+    ),
+    "expand": (lambda: t(2, 3).expand(2, 4), ValueError, ("expand", "(2, 3)", "(2, 4)", "or that of the tensor 1")),
+    "expand a new axis by -1": (lambda: t(3).expand(-1, 3), ValueError, ("expand", "(3,)", "(-1, 3)")),
+    "broadcast_to": (lambda: t(2, 3).broadcast_to((3,)), ValueError, ("broadcast_to", "(2, 3)", "(3,)")),
+    # not a tensor, not a number
+    "sum of a list": (lambda: minidl.sum([1.0, 2.0]), TypeError, ("sum: input must be a tensor, not list",)),
+    "relu of a list": (lambda: F.relu([1.0, -2.0]), TypeError, ("relu: input must be a tensor, not list",)),
+    "exp of a list": (
+        lambda: minidl.exp([1.0]),
+        TypeError,
+        ("exp: x must be a tensor, an array or a number",),
+    ),
+    "reshape to text": (lambda: t(6).reshape("a"), TypeError, ("reshape: sizes must be whole numbers, not 'a'",)),
+    "zeros of text": (lambda: minidl.zeros("a"), TypeError, ("zeros: sizes must be whole numbers, not 'a'",)),
+    "clamp to text": (lambda: t(3).clamp(min="a"), TypeError, ("clamp: min must be a number, not str",)),
+    "iteration over a number": (lambda: list(minidl.tensor(1.0)), TypeError, ("without axes", ".item()")),
+    "unbind a number": (lambda: minidl.tensor(1.0).unbind(), ValueError, ("unbind", "without axes")),
+    "cat of numbers": (lambda: minidl.cat([minidl.tensor(1.0)]), ValueError, ("cat: tensors[0]", "stack")),
+    "running statistics": (
+        lambda: F.batch_norm(t(3, 2), np.zeros(2, "f"), np.ones(2, "f"), training=True),
+        TypeError,
+        ("batch_norm: running_mean must be a tensor, not ndarray",),
+    ),
+    # types that do not fit
+    "where": (lambda: minidl.where(t(2), t(2), t(2)), TypeError, ("where", "boolean tensor, not float32", "x > 0")),
+    "where without a tensor": (lambda: minidl.where(True, t(2), 0.0), TypeError, ("boolean tensor", "class 'bool'")),
+    "gelu of a list": (lambda: F.gelu([1.0]), TypeError, ("gelu: input must be a tensor, not list",)),
+    "diagonal": (lambda: t(3, 3).diagonal(1.5), TypeError, ("diagonal", "whole numbers, not 1.5")),
+    "chunk of a fraction": (lambda: t(3).chunk(1.5), TypeError, ("chunk", "whole numbers, not 1.5")),
+    "max_pool of booleans": (lambda: F.max_pool2d(t(1, 2, 2) > 0, 2), TypeError, ("max_pool2d: input", "not bool")),
+    "relu of booleans": (lambda: F.relu(t(2) > 0), TypeError, ("relu: input", "not bool", ".float()")),
+    "softmax of integers": (
+        lambda: F.softmax(minidl.tensor([1, 2]), 0),
+        TypeError,
+        ("softmax: input must be floating-point, not int64",),
+    ),
+    "log_softmax of integers": (lambda: F.log_softmax(minidl.tensor([1, 2]), 0), TypeError, ("log_softmax", "int64")),
+    "norm of integers": (lambda: minidl.tensor([1, 2]).norm(), TypeError, ("norm: input must be floating-point",)),
+    "elu of integers": (lambda: F.elu(minidl.tensor([1, 2])), TypeError, ("elu: input must be floating-point",)),
+    # numbers out of range
+    "division of integers by 0": (lambda: minidl.tensor([1]) // 0, ZeroDivisionError, ("floor_divide: the divisor b",)),
+    "division of integers by a 0": (
+        lambda: minidl.tensor([1, 2]) // minidl.tensor([1, 0]),
+        ZeroDivisionError,
+        ("floor_divide: the divisor b contains 0",),
+    ),
+    "remainder of integers by 0": (lambda: 3 % minidl.tensor([0]), ZeroDivisionError, ("remainder: the divisor b",)),
+    "chunk": (lambda: minidl.chunk(t(3), 0), ValueError, ("chunk: chunks is 0", "at least 1")),
+    "split into less than nothing": (lambda: minidl.split(t(4), [5, -1]), ValueError, ("[5, -1]", "at least 0")),
+    "gather from the end": (
+        lambda: minidl.gather(t(2, 3), 1, minidl.tensor([[0], [-1]])),
+        IndexError,
+        ("gather along axis 1", "from -1 to 0", "within 0 … 2"),
+    ),
+    "gather behind the end": (lambda: t(3).gather(0, minidl.tensor([3])), IndexError, ("from 3 to 3", "0 … 2")),
+    "fraction of a group": (
+        lambda: F.conv1d(t(1, 2, 4), t(2, 1, 2), groups=2.0),
+        TypeError,
+        ("conv1d: groups is 2.0", "whole numbers"),
+    ),
+    "einsum of a rectangle's diagonal": (
+        lambda: minidl.einsum("ii->i", t(1, 3)),
+        ValueError,
+        ("einsum: index 'i'", "[1, 3]", "operand 0"),
+    ),
+    # losses
+    "too few class weights": (
+        lambda: F.cross_entropy(t(2, 3), minidl.tensor([0, 1]), t(2)),
+        ValueError,
+        ("cross_entropy: weight has shape (2,)", "(3,)"),
+    ),
+    "too many class weights": (
+        lambda: F.nll_loss(t(2, 3), minidl.tensor([0, 1]), t(4)),
+        ValueError,
+        ("nll_loss: weight has shape (4,)", "(3,)"),
+    ),
+    "class weights for probabilities": (
+        lambda: F.cross_entropy(t(2, 3), t(2, 3), t(1)),
+        ValueError,
+        ("cross_entropy: weight has shape (1,)", "(3,)"),
+    ),
+    "class weights of another type": (
+        lambda: F.cross_entropy(t(2, 3), minidl.tensor([0, 1]), t(3, dtype="float64")),
+        TypeError,
+        ("cross_entropy: input is float32 but weight is float64",),
+    ),
+    "weights larger than the input": (
+        lambda: F.binary_cross_entropy(t(3), t(3), t(2, 3)),
+        ValueError,
+        ("binary_cross_entropy: weight has shape (2, 3)", "(3,)"),
+    ),
+    "pos_weight larger than the input": (
+        lambda: F.binary_cross_entropy_with_logits(t(3), t(3), pos_weight=t(2, 3)),
+        ValueError,
+        ("pos_weight has shape (2, 3)", "(3,)"),
+    ),
+    "negative variance": (lambda: F.gaussian_nll_loss(t(3), t(3), -t(3)), ValueError, ("var contains negative",)),
+    "negative variance, a number": (lambda: F.gaussian_nll_loss(t(3), t(3), -1.0), ValueError, ("var is -1.0",)),
+    "variance of another shape": (
+        lambda: F.gaussian_nll_loss(t(2, 3), t(2, 3), t(3)),
+        ValueError,
+        ("var has shape (3,), input (2, 3)",),
+    ),
     # number of axes
     "conv axes": (
         lambda: F.conv2d(t(1, 5), t(1, 1, 3, 3)),
@@ -280,3 +398,14 @@ def test_changed_between_forward_and_backward():
     w.data = np.zeros((2, 3), "float32")
     with pytest.raises(RuntimeError, match=r"linear: argument w \(float32\[2, 3\]\) was changed in place"):
         y.sum().backward()
+
+
+def test_a_fraction_is_refused_whatever_was_computed_before():
+    """2.0 and 2 are equal as keys of a cache."""
+    F.conv1d(t(1, 1, 5), t(1, 1, 2), stride=2, padding=(2,))
+    F.max_pool1d(t(1, 1, 6), 2, stride=(2,))
+    for stride, padding in ((2.0, 2), ((2.0,), 2), (2, (2.0,))):
+        with pytest.raises(TypeError, match=r"conv1d: (stride|padding) is .*2.0.*whole numbers"):
+            F.conv1d(t(1, 1, 5), t(1, 1, 2), stride=stride, padding=padding)
+    with pytest.raises(TypeError, match=r"max_pool1d: stride is \(2.0,\)"):
+        F.max_pool1d(t(1, 1, 6), 2, stride=(2.0,))

@@ -41,7 +41,6 @@ OTHERS: dict[str, Callable] = {
     "einsum": lambda *xs, equation: torch.einsum(equation, *xs),
     "flip": lambda x, dims: torch.flip(x, dims if isinstance(dims, tuple) else (dims,)),
     "norm": lambda x, p, dim: torch.linalg.vector_norm(x, p, dim),
-    "diagonal": lambda x, a=0, b=1: torch.diagonal(x, 0, a, b),
     "getitem": lambda x, index: x[torch.tensor(index) if isinstance(index, list) else index],
     "batch_norm": _batch_norm,
     "reciprocal": torch.reciprocal,

@@ -135,3 +135,32 @@ def test_torch_agrees():
         assert str(torch.result_type(other(a, 2), other(b))) == f"torch.{NO_AXES[a, b]}"
     for a, number in product(DTYPES, NUMBERS):
         assert str(torch.result_type(other(a, 2), number)) == f"torch.{PYTHON[a, number]}"
+
+
+def test_types_of_single_functions():
+    """As in PyTorch: numbers alone make float32, steps keep integers, products of integers are int64."""
+    whole = minidl.tensor([1, 2])
+    condition = minidl.tensor([True])
+    small = minidl.tensor([1, 2], dtype="int32")
+    for result, dtype in (
+        (minidl.where(condition, 1.0, 0.0), "float32"),
+        (minidl.where(condition, 1, 0), "int64"),
+        (minidl.where(condition, 1, 0.5), "float32"),
+        (whole.clamp(1.5), "float32"),
+        (whole.clamp(1), "int64"),
+        (small.clamp(0, np.int64(1)), "int32"),
+        (minidl.functional.relu6(whole), "int64"),
+        (minidl.functional.hardtanh(whole, -0.5, 1.5), "float32"),
+        (whole.logsumexp(0), "float32"),
+        (small.prod(), "int64"),
+        (tensor("bool", 2).prod(), "int64"),
+        (small.round(), "int32"),
+        (small.floor(), "int32"),
+        (small.ceil(), "int32"),
+        (minidl.erf(tensor("float16", 2)), "float16"),
+        (minidl.functional.gelu(tensor("float16", 2)), "float16"),
+        (minidl.arange(np.int64(3)), "int64"),
+        (minidl.arange(3.0), "float32"),
+    ):
+        assert str(result.dtype) == dtype
+    assert minidl.tensor([1, 2]).clamp(1.5).tolist() == [1.5, 2]
