@@ -8,6 +8,8 @@ from minidl import nn, optim
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from numpy import dtype as _dtype
+
 from . import functional
 from .core import (
     Tensor,
@@ -32,6 +34,7 @@ from .core import (
     tensor,
     vjp,
 )
+from .functional.activation import relu
 from .functional.array import (
     all,
     amax,
@@ -39,6 +42,8 @@ from .functional.array import (
     any,
     argmax,
     argmin,
+    argsort,
+    bmm,
     broadcast_to,
     cat,
     chunk,
@@ -56,6 +61,7 @@ from .functional.array import (
     max,
     mean,
     min,
+    mm,
     movedim,
     norm,
     outer,
@@ -67,12 +73,14 @@ from .functional.array import (
     roll,
     rsqrt,
     softmax,
+    sort,
     split,
     squeeze,
     stack,
     std,
     sum,
     take_along_dim,
+    topk,
     transpose,
     tril,
     triu,
@@ -81,6 +89,7 @@ from .functional.array import (
     unsqueeze,
     var,
 )  # fmt: skip
+from .functional.comparison import allclose, equal
 from .functional.creation import (
     arange,
     bernoulli,
@@ -100,33 +109,46 @@ from .functional.creation import (
     zeros,
     zeros_like,
 )  # fmt: skip
-from .ops.elementwise import (
+from .functional.elementwise import (
     abs,
+    add,
     ceil,
+    clone,
     cos,
+    div,
     erf,
     exp,
     expm1,
     floor,
     isfinite,
+    isinf,
     isnan,
     log,
     log1p,
+    log2,
+    logical_not,
+    masked_fill,
     maximum,
     minimum,
+    mul,
+    neg,
     pow,
-    relu,
     round,
     sigmoid,
     sign,
     sin,
     sqrt,
     square,
+    sub,
     tanh,
     where,
 )  # fmt: skip
 
 __version__ = "0.1.0"
+
+# the types of elements, as PyTorch names them
+uint8, int8, int16, int32, int64 = map(_dtype, ("uint8", "int8", "int16", "int32", "int64"))
+float16, float32, float64 = map(_dtype, ("float16", "float32", "float64"))
 
 # Subpackages and functions that are loaded when first used, so that importing minidl stays nearly as quick as NumPy.
 _LATER = {

@@ -125,6 +125,11 @@ def _array_functions() -> Iterator[Sample]:
         ((2, 1, 2, 3), (2, 3, 2)),
     )
     yield row("matmul", _many(*((shapes, (), {}) for shapes in products)), linear=True)
+    yield row("mm", _many((((2, 3), (3, 2)), (), {})), linear=True)
+    yield row("bmm", _many((((2, 2, 3), (2, 3, 2)), (), {})), linear=True)
+    yield row("sort", _calls(distinct, ((2, 3), (), {}), ((2, 3), (0,), {"descending": True})))
+    yield row("topk", _calls(distinct, ((2, 4), (2,), {}), ((2, 3), (1, 0), {"largest": False})))
+    yield row("argsort", _calls(distinct, ((2, 3), (), {}), ((2, 3), (0,), {"descending": True})), gradient="zero")
     yield row("outer", _many((((2,), (3,)), (), {})), linear=True)
     yield row("einsum", _einsums, linear=True, fn=lambda *xs, equation: array.einsum(equation, *xs))
 

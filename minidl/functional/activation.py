@@ -11,12 +11,13 @@ from typing import Any
 from ..core.random import generator
 from ..core.tensor import Tensor, to_device
 from ..ops import linalg, sampling
-from ..ops.elementwise import clamp, erf, expm1, sigmoid, tanh, where
+from ..ops.elementwise import clamp, erf, expm1, where
 from ..ops.elementwise import hardtanh as _hardtanh
 from ..ops.elementwise import leaky_relu as _leaky_relu
 from ..ops.elementwise import relu as _relu
 from ..ops.elementwise import softplus as _softplus
 from .arguments import check_array, check_floating, check_shape, within
+from .elementwise import sigmoid, tanh
 
 
 def relu(input: Any, inplace: bool = False) -> Any:

@@ -187,8 +187,8 @@ def _arg(primitive: Any, what: str, input: Any, dim: int | None, keepdim: bool) 
     return primitive(input, axis=dim, keepdims=keepdim)
 
 
-class Extreme(NamedTuple):
-    """What max and min along an axis return."""
+class Selection(NamedTuple):
+    """What max, min, sort and topk along an axis return."""
 
     values: Any
     indices: Any
@@ -204,11 +204,11 @@ def min(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     return amin(input) if dim is None else _extreme(argmin, input, dim, keepdim)
 
 
-def _extreme(arg: Any, input: Any, dim: int, keepdim: bool) -> Extreme:
+def _extreme(arg: Any, input: Any, dim: int, keepdim: bool) -> Selection:
     index = arg(input, dim, keepdim=True)
     dim = normalize_dim(dim, input.ndim)
     values = indexing.gather(input, index, axis=dim)
-    return Extreme(values, index) if keepdim else Extreme(squeeze(values, dim), squeeze(index, dim))
+    return Selection(values, index) if keepdim else Selection(squeeze(values, dim), squeeze(index, dim))
 
 
 def any(input: Any, dim: Dim = None, keepdim: bool = False) -> Any:
@@ -541,6 +541,38 @@ def index_select(input: Any, dim: int, index: Any) -> Any:
     return getitem(input, (slice(None),) * dim + (index,))
 
 
+def argsort(input: Any, dim: int = -1, descending: bool = False) -> Any:
+    """The indices (int64) that sort along an axis; equal elements keep their order."""
+    check_array("argsort", "input", input)
+    axis = normalize_dim(dim, input.ndim)
+    array = input._data if isinstance(input, Tensor) else input
+    xp = namespace(array)
+    if descending:  # sorted backwards from the end, so that equal elements keep their order here, too
+        order = xp.flip(array.shape[axis] - 1 - xp.argsort(xp.flip(array, axis), axis=axis, kind="stable"), axis)
+    else:
+        order = xp.argsort(array, axis=axis, kind="stable")
+    return Tensor(order) if isinstance(input, Tensor) else order
+
+
+def sort(input: Any, dim: int = -1, descending: bool = False) -> Selection:
+    """(values, indices) sorted along an axis; equal elements keep their order."""
+    order = argsort(input, dim, descending)
+    return Selection(gather(input, dim, order), order)
+
+
+def topk(input: Any, k: int, dim: int = -1, largest: bool = True) -> Selection:
+    """(values, indices) of the k largest (or smallest) elements along an axis, the first one first."""
+    axis = normalize_dim(dim, input.ndim)
+    if not 0 <= k <= input.shape[axis]:
+        raise ValueError(
+            f"topk: k is {k}; axis {axis} of a tensor of shape {tuple(input.shape)} has only "
+            f"{input.shape[axis]} elements"
+        )
+    order = argsort(input, axis, largest)
+    order = getitem(order, (slice(None),) * axis + (slice(0, k),))
+    return Selection(gather(input, axis, order), order)
+
+
 def _triangle(input: Any, diagonal: int, keep: Any) -> Any:
     xp = namespace(input._data if isinstance(input, Tensor) else input)
     if input.ndim < 2:
@@ -600,6 +632,23 @@ def matmul(input: Any, other: Any) -> Any:
     if row:
         out = squeeze(out, -2)
     return squeeze(out, -1) if column else out
+
+
+def bmm(input: Any, mat2: Any) -> Any:
+    """Products of two stacks of matrices of one length: (b, n, k), (b, k, m) -> (b, n, m)."""
+    if input.ndim != 3 or mat2.ndim != 3 or input.shape[0] != mat2.shape[0]:
+        raise ValueError(
+            f"bmm: input has shape {tuple(input.shape)}, mat2 {tuple(mat2.shape)}; both need three axes and the "
+            f"same first"
+        )
+    return matmul(input, mat2)
+
+
+def mm(input: Any, mat2: Any) -> Any:
+    """The product of two matrices: (n, k), (k, m) -> (n, m)."""
+    if input.ndim != 2 or mat2.ndim != 2:
+        raise ValueError(f"mm: input has shape {tuple(input.shape)}, mat2 {tuple(mat2.shape)}; both need two axes")
+    return matmul(input, mat2)
 
 
 def outer(input: Any, other: Any) -> Any:

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 from ..core.dtypes import as_dtype
 from ..core.tensor import Tensor
-from ..ops import elementwise
 from ..ops.device import transfer
-from . import activation, array
+from ..ops.elementwise import astype
+from . import activation, array, comparison, elementwise
 
 _ELEMENTWISE = [
-    "abs", "ceil", "cos", "erf", "exp", "expm1", "floor", "isfinite", "isnan", "log", "log1p", "maximum", "minimum",
-    "neg", "pow", "round", "sigmoid", "sign", "sin", "sqrt", "square", "tanh",
+    "abs", "add", "ceil", "clone", "cos", "div", "erf", "exp", "expm1", "floor", "isfinite", "isinf", "isnan",
+    "log", "log1p", "log2", "logical_not", "masked_fill", "maximum", "minimum", "mul", "neg", "pow", "round",
+    "sigmoid", "sign", "sin", "sqrt", "square", "sub", "tanh",
 ]  # fmt: skip
 _ARRAY = [
-    "all", "amax", "amin", "any", "argmax", "argmin", "broadcast_to", "chunk", "clamp", "cumsum", "diagonal",
-    "expand", "flatten", "flip", "gather", "index_select", "log_softmax", "logsumexp", "matmul", "max", "mean",
-    "min", "movedim", "norm", "permute", "prod", "reciprocal", "repeat", "reshape", "roll", "rsqrt", "softmax",
-    "split", "squeeze", "std", "sum", "transpose", "tril", "triu", "unbind", "unflatten", "unsqueeze", "var",
+    "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "bmm", "broadcast_to", "chunk", "clamp", "cumsum",
+    "diagonal", "expand", "flatten", "flip", "gather", "index_select", "log_softmax", "logsumexp", "matmul", "max",
+    "mean", "min", "mm", "movedim", "norm", "permute", "prod", "reciprocal", "repeat", "reshape", "roll", "rsqrt",
+    "softmax", "sort", "split", "squeeze", "std", "sum", "topk", "transpose", "tril", "triu", "unbind", "unflatten",
+    "unsqueeze", "var",
 ]  # fmt: skip
 
 
 def _method(function: Any) -> Any:
+    @wraps(function)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         return function(self, *args, **kwargs)
 
-    method.__name__ = getattr(function, "__name__", None) or function.name
-    method.__doc__ = function.__doc__ if hasattr(function, "__name__") else f"{function!r}, elementwise."
     return method
 
 
@@ -41,7 +43,7 @@ def to(x: Tensor, target: Any) -> Tensor:
     if isinstance(target, str) and target.partition(":")[0] in ("cpu", "cuda"):
         return x if x.device == target else transfer(x, source=x.device, target=target)
     dtype = as_dtype(target)
-    return x if x.dtype == dtype else elementwise.astype(x, dtype=dtype)
+    return x if x.dtype == dtype else astype(x, dtype=dtype)
 
 
 def _iterate(x: Tensor) -> Any:
@@ -50,8 +52,13 @@ def _iterate(x: Tensor) -> Any:
     return iter(array.unbind(x, 0))
 
 
+def _contiguous(x: Tensor) -> Tensor:
+    """x in C order: itself if it is, else a copy."""
+    return x if x.data.flags.c_contiguous else array.reshape(array.reshape(x, -1), x.shape)
+
+
 def _install() -> None:
-    for module, names in ((elementwise, _ELEMENTWISE), (array, _ARRAY)):
+    for module, names in ((elementwise, _ELEMENTWISE), (array, _ARRAY), (comparison, ("allclose", "equal"))):
         for name in names:
             setattr(Tensor, name, _method(getattr(module, name)))
     more: dict[str, Any] = {
@@ -65,8 +72,8 @@ def _install() -> None:
         "type_as": lambda x, other: to(x, other.dtype),
         "cpu": lambda x: to(x, "cpu"),
         "cuda": lambda x: to(x, "cuda"),
-        "clone": lambda x: elementwise.copy(x),
         "view": array.reshape,
+        "contiguous": _contiguous,
         "t": lambda x: array.transpose(x, 0, 1),
         "dot": array.matmul,
         "leaky_relu": activation.leaky_relu,
