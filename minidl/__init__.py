@@ -50,7 +50,6 @@ from .functional.array import (
     clamp,
     cumsum,
     diagonal,
-    einsum,
     flatten,
     flip,
     gather,
@@ -109,6 +108,7 @@ from .functional.creation import (
     zeros,
     zeros_like,
 )  # fmt: skip
+from .functional.einsum import einsum
 from .functional.elementwise import (
     abs,
     add,

@@ -12,6 +12,7 @@ import numpy as np
 from ..core.random import replay
 from ..core.tensor import Tensor
 from ..functional import activation, array, conv, loss, normalization
+from ..functional.einsum import einsum
 from .sample import Case, Rng, Sample, away, distinct, normal, positive, scattered
 
 Shape = tuple[int, ...]
@@ -131,7 +132,7 @@ def _array_functions() -> Iterator[Sample]:
     yield row("topk", _calls(distinct, ((2, 4), (2,), {}), ((2, 3), (1, 0), {"largest": False})))
     yield row("argsort", _calls(distinct, ((2, 3), (), {}), ((2, 3), (0,), {"descending": True})), gradient="zero")
     yield row("outer", _many((((2,), (3,)), (), {})), linear=True)
-    yield row("einsum", _einsums, linear=True, fn=lambda *xs, equation: array.einsum(equation, *xs))
+    yield row("einsum", _einsums, linear=True, fn=lambda *xs, equation: einsum(equation, *xs))
 
 
 def _cat(*xs: Any, **params: Any) -> Any:
