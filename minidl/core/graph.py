@@ -88,8 +88,8 @@ class Clock:
     changed = 0
 
 
-# The last write to each piece of memory: id of the array that owns it -> (weak reference to that array, time). By memory,
-# because a clock in the leaf alone would miss frozen parameters, buffers, detach() and views.
+# The last write to each piece of memory: id of the array that owns it -> (weak reference to that array, time). By
+# memory, because a clock in the leaf alone would miss frozen parameters, buffers, detach() and views.
 _written: dict[int, tuple[weakref.ref, int]] = {}
 
 
