@@ -45,9 +45,11 @@ def decode(path: Path) -> Iterator[Any]:
     """The frames of a video in their order, as PyAV's. Raises DataError where it cannot be opened or decoded."""
     av = require("av", "reading videos", "video")
     count = 0
+    # PyAV before version 19 fails on titles that are no UTF-8, unless told otherwise; later ones have no such option
+    options = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
         # absolute, so that FFmpeg takes no part of the name for a protocol
-        with av.open(str(path.absolute()), metadata_errors="ignore") as container:
+        with av.open(str(path.absolute()), **options) as container:
             if not container.streams.video:
                 raise DataError(f"{path}: there is no video in it")
             stream = container.streams.video[0]
