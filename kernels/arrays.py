@@ -23,8 +23,3 @@ def add_at(out: Array, index: Any, values: Array) -> None:
         np.add.at(out, index, values)
     else:
         namespace(out).add.at(out, index, values)
-
-
-def like_strides(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
-    """An uninitialised array of `shape` whose axes are ordered in memory as those of `like` (same number of axes)."""
-    return namespace(like).empty_like(like, dtype=dtype or like.dtype, shape=shape, order="K")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -144,9 +143,6 @@ def erf(x: Array) -> Array:
     if x.dtype.kind == "f" and x.dtype.itemsize == 2:
         return erf(x.astype("float32")).astype(x.dtype)
     return erf(x)
-
-
-ERF_SLOPE = 2 / math.sqrt(math.pi)
 
 
 def dropout(x: Array, mask: Array, *, scale: float) -> Array:
