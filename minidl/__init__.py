@@ -155,13 +155,13 @@ _LATER = {
     **{name: f"minidl.{name}" for name in ("checking", "data", "inspect", "models", "nn", "optim", "train")},
     "gradcheck": "minidl.checking:gradcheck",
     "gradgradcheck": "minidl.checking:gradgradcheck",
-    "summary": "minidl.inspect:summary",
+    **{name: f"minidl.inspect:{name}" for name in ("draw_autograd", "draw_layers", "summary")},
 }
 
 if TYPE_CHECKING:
     from . import checking, data, inspect, models, nn, optim, train
     from .checking import gradcheck, gradgradcheck
-    from .inspect import summary
+    from .inspect import draw_autograd, draw_layers, summary
 
 
 def __getattr__(name: str) -> Any:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
-from ..core.dtypes import as_dtype
-from ..core.random import get_rng_state, replay
 from ..core.tensor import Tensor
 from ..functional.arguments import is_array
-from ..functional.creation import zeros
 from ..nn.module import Module
-from .tracing import tracing
+from .tracing import hooked, tracing
+from .values import bytes_text, inputs_for, leaves, shapes
 
 
 @dataclass
@@ -34,7 +30,7 @@ class Row:
     @property
     def output_text(self) -> str:
         """The shapes of the output in one line."""
-        return "not called" if not self.calls else ", ".join(map(str, _leaves(self.output))) or "-"
+        return "not called" if not self.calls else ", ".join(map(str, leaves(self.output))) or "-"
 
 
 @dataclass
@@ -84,22 +80,22 @@ class Summary:
     def __str__(self) -> str:
         head = ("layer", "output", "parameters", "multiply-adds", "activations")
         lines = [head, *(self._line(row) for row in self.rows)]
-        total = ("total", "", f"{self.parameters:,}", f"{self.multiply_adds:,}", _bytes(self.activation_bytes))
+        total = ("total", "", f"{self.parameters:,}", f"{self.multiply_adds:,}", bytes_text(self.activation_bytes))
         widths = [max(len(line[i]) for line in (*lines, total)) for i in range(len(head))]
         rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
         text = [_aligned(line, widths) for line in lines]
-        given = ", ".join(map(str, _leaves(self.inputs)))
+        given = ", ".join(map(str, leaves(self.inputs)))
         frozen = self.parameters - self.trainable
-        notes = [f"input {given}, {_bytes(self.input_bytes)}"]
-        notes += [f"parameters {_bytes(self.parameter_bytes)}" + (f", {frozen:,} of them frozen" if frozen else "")]
-        notes += [f"buffers {_bytes(self.buffer_bytes)}"] if self.buffer_bytes else []
+        notes = [f"input {given}, {bytes_text(self.input_bytes)}"]
+        notes += [f"parameters {bytes_text(self.parameter_bytes)}" + (f", {frozen:,} of them frozen" if frozen else "")]
+        notes += [f"buffers {bytes_text(self.buffer_bytes)}"] if self.buffer_bytes else []
         return "\n".join([text[0], rule, *text[1:], rule, _aligned(total, widths), "; ".join(notes)])
 
     def _line(self, row: Row) -> tuple[str, ...]:
         label = f"{row.name.rpartition('.')[2]} {row.kind}".strip() if row.depth else row.kind
         times = f" ×{row.calls}" if row.calls > 1 else ""
         numbers = (f"{n:,}" if n else "" for n in (row.parameters, row.multiply_adds))
-        memory = _bytes(row.activation_bytes) if row.activation_bytes else ""
+        memory = bytes_text(row.activation_bytes) if row.activation_bytes else ""
         return ("  " * row.depth + label + times, row.output_text, *numbers, memory)
 
 
@@ -123,19 +119,11 @@ def summary(model: Module, input_shape: Any, *, dtype: Any = None, compute: bool
     """
     if not isinstance(model, Module):
         raise TypeError(f"summary: model must be a Module, not {type(model).__name__}")
-    inputs = _inputs(model, input_shape, dtype)
+    inputs = inputs_for("summary", model, input_shape, dtype)
     trace = _Trace(model)
-    modes = {module: module.training for module in model.modules()}
-    with ExitStack() as stack:
-        stack.enter_context(tracing(trace.count, values=compute))
-        stack.enter_context(replay(get_rng_state()))
-        for module in modes:
-            module.training = False
-            stack.callback(setattr, module, "training", modes[module])
-            stack.enter_context(module.register_forward_pre_hook(trace.enter))
-            stack.enter_context(module.register_forward_hook(trace.leave))
-        for x in _leaves(inputs):
-            trace.is_new(x)
+    for x in leaves(inputs):
+        trace.is_new(x)
+    with tracing(trace.count, values=compute), hooked(model, trace.enter, trace.leave):
         try:
             model(*inputs)
         except Exception as error:
@@ -145,32 +133,11 @@ def summary(model: Module, input_shape: Any, *, dtype: Any = None, compute: bool
             raise
     trace.rest(model)
     size = lambda tensors: sum(x.nbytes for x in tensors)
-    given = size(x for x in _leaves(inputs) if is_array(x))
+    given = size(x for x in leaves(inputs) if is_array(x))
     rows = list(trace.rows.values())
     return Summary(
-        type(model).__name__, _shapes(inputs), rows, given, size(model.parameters()), size(model.buffers())
+        type(model).__name__, shapes(inputs), rows, given, size(model.parameters()), size(model.buffers())
     )  # fmt: skip
-
-
-def _inputs(model: Module, given: Any, dtype: Any) -> list[Any]:
-    """The arguments of forward."""
-    first = next(model.parameters(), None)
-    kind = as_dtype(dtype) if dtype is not None else first.dtype if first is not None else None
-    device = None if first is None else first.device
-    several = isinstance(given, (tuple, list)) and not _is_shape(given)
-    found = []
-    for x in given if several else [given]:
-        found.append(zeros(tuple(x), dtype=kind, device=device) if _is_shape(x) else x)
-    if not several and not is_array(found[0]):
-        raise TypeError(
-            f"summary: input_shape is {given!r}; it must be a shape such as (1, 3, 224, 224), a tensor, or a list of "
-            f"several of these"
-        )
-    return found
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and all(isinstance(n, Integral) for n in value)
 
 
 class _Trace:
@@ -197,8 +164,8 @@ class _Trace:
         while self.running.pop() is not row:
             pass  # that one raised, and the network went on without it
         if row.calls == 1:
-            row.output = _shapes(output)
-        row.activation_bytes += sum(x.nbytes for x in _leaves(output) if self.is_new(x))
+            row.output = shapes(output)
+        row.activation_bytes += sum(x.nbytes for x in leaves(output) if self.is_new(x))
 
     def row(self, module: Module) -> Row:
         """The module's row, made when it is first wanted."""
@@ -230,48 +197,6 @@ class _Trace:
         seen = id(owner) in self.memory
         self.memory[id(owner)] = owner
         return not seen
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    """What nested tuples, lists and dicts hold, in order. A shape is held, not a tuple that holds."""
-    if isinstance(value, dict):
-        for part in value.values():
-            yield from _leaves(part)
-    elif isinstance(value, (tuple, list)) and not isinstance(value, _Shape):
-        for part in value:
-            yield from _leaves(part)
-    else:
-        yield value
-
-
-class _Shape(tuple):
-    """A shape among other tuples."""
-
-    __slots__ = ()
-
-
-def _shapes(value: Any) -> Any:
-    """Nested tuples, lists and dicts with shapes in the place of tensors; other things by the name of their type."""
-    if is_array(value):
-        return _Shape(value.shape)
-    if isinstance(value, dict):
-        return {key: _shapes(part) for key, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        parts = [_shapes(part) for part in value]
-        return parts if isinstance(value, list) else tuple(parts)
-    return type(value).__name__
-
-
-def _bytes(n: int) -> str:
-    """1536 as 1.5 KiB."""
-    if n < 1024:
-        return f"{n} B"
-    size = float(n)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        size /= 1024
-        if size < 1024 or unit == "TiB":
-            break
-    return f"{size:.1f} {unit}"
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

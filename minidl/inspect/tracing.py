@@ -2,13 +2,14 @@
 
 The column "sizes" computes no convolution, pooling or product of matrices. It answers with zeros of the right shape,
 which the system hands out without touching the memory, and calls the reference kernels for everything else. The column
-"values" computes everything where the arrays are at home. Both count multiply-adds.
+"values" computes everything where the arrays are at home. Both count multiply-adds, and show every operation to who
+wants to watch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from math import prod
 from typing import Any
@@ -17,13 +18,17 @@ import numpy as np
 
 from ..core.mode import setting
 from ..core.primitive import Primitive
+from ..core.random import get_rng_state, replay
 from ..kernels import table
 from ..kernels.arrays import namespace
 from ..kernels.reference.pool import INDEX
+from ..nn.module import Module
 
 Work = tuple[tuple[int, ...], int]  # the shape of the result, and the multiply-adds it takes
+Watch = Callable[[str, tuple, Any], Any]  # (name of the primitive, its arguments, what the kernel gave) -> the result
 
 _COUNT: ContextVar[Callable[[int], None]] = ContextVar("minidl_multiply_adds")
+_WATCH: ContextVar[Watch | None] = ContextVar("minidl_watch", default=None)
 
 
 def _linear(x: Any, w: Any, b: Any) -> Work:
@@ -81,6 +86,15 @@ def _counting(work: Callable[..., Work], kernel: Callable | None) -> Callable:
     return call
 
 
+def _watched(name: str, kernel: Callable) -> Callable:
+    def call(*args: Any, **params: Any) -> Any:
+        out = kernel(*args, **params)
+        watch = _WATCH.get()
+        return out if watch is None else watch(name, args, out)
+
+    return call
+
+
 class _Column(dict):
     """The kernels of one primitive by the type of its arrays: what Primitive.kernels holds for each column."""
 
@@ -100,20 +114,39 @@ class _Column(dict):
             kernel = None
         else:
             kernel = table.find(name, table.home(kind) if self.values_wanted else "reference")
-        self[kind] = _counting(_PRODUCTS[name], kernel) if name in _PRODUCTS else kernel
+        self[kind] = _watched(name, _counting(_PRODUCTS[name], kernel) if name in _PRODUCTS else kernel)
         return self[kind]
 
 
 @contextmanager
-def tracing(count: Callable[[int], None], values: bool = False) -> Iterator[None]:
-    """Inside the block, in this thread, record nothing and call `count(multiply-adds)` for every product. values: also
-    compute the products, rather than only their shapes."""
+def tracing(
+    count: Callable[[int], None], values: bool = False, watch: Watch | None = None, recording: bool = False
+) -> Iterator[None]:
+    """Inside the block, in this thread, call `count(multiply-adds)` for every product, and record nothing unless
+    `recording`. values: also compute the products, rather than only their shapes. watch: sees every operation on bare
+    arrays; what it returns is the result."""
     column = "values" if values else "sizes"
     for name, primitive in Primitive.names.items():
         primitive.kernels.setdefault(column, _Column(name, values))
-    token = _COUNT.set(count)
+    tokens = _COUNT.set(count), _WATCH.set(watch)
     try:
-        with setting(recording=False, backend=column), np.errstate(all="ignore"):  # zeros may be divided by
+        with setting(recording=recording, backend=column), np.errstate(all="ignore"):  # zeros may be divided by
             yield
     finally:
-        _COUNT.reset(token)
+        _COUNT.reset(tokens[0])
+        _WATCH.reset(tokens[1])
+
+
+@contextmanager
+def hooked(model: Module, enter: Callable, leave: Callable) -> Iterator[None]:
+    """Inside the block the model is in evaluation mode, and `enter(module, args)` and `leave(module, args, output)` are
+    hooks of all its modules. Afterwards modes, hooks and the random stream are as before."""
+    modes = {module: module.training for module in model.modules()}
+    with ExitStack() as stack:
+        stack.enter_context(replay(get_rng_state()))
+        for module in modes:
+            module.training = False
+            stack.callback(setattr, module, "training", modes[module])
+            stack.enter_context(module.register_forward_pre_hook(enter))
+            stack.enter_context(module.register_forward_hook(leave))
+        yield
