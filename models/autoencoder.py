@@ -145,6 +145,35 @@ class LinearAutoencoder(nn.Module):
         return minidl.reshape(self.down.weight, -1, *self.shape)
 
 
+def corrupt(image: Any, noise: float = 0.5) -> Any:
+    """image + noise · N(0, 1) in every pixel, not limited to (0, 1): what a denoising autoencoder is given, to draw the
+    clean image. It cannot copy: it has to know which images there are. Vincent et al., "Stacked Denoising
+    Autoencoders" (JMLR 2010)."""
+    if noise < 0:
+        raise ValueError(f"noise is {noise}; it is a standard deviation and must be at least 0")
+    return image + noise * minidl.randn_like(image)
+
+
+class Classifier(nn.Module):
+    """What becomes of an autoencoder when labels come: its decoder is dropped, a linear layer takes its place.
+
+        image - encoder - head classes
+
+    encoder: images -> (N, …), `features` numbers for each image. It is used itself, not a copy, and trained along with
+    the head (fine-tuning) unless freeze_encoder; then its parameters get no gradients. Gives logits (N, classes).
+    """
+
+    def __init__(self, encoder: nn.Module, features: int, classes: int = 10, freeze_encoder: bool = False):
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(features, classes)
+        if freeze_encoder:
+            encoder.requires_grad_(False)
+
+    def forward(self, image: Any) -> Any:
+        return self.head(self.encoder(image).flatten(1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
     """Which autoencoder."""

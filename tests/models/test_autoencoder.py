@@ -7,13 +7,14 @@ import minidl
 import minidl.functional as F
 from minidl import Tensor, optim
 from minidl.data import digits
-from minidl.models import MODELS
 from minidl.models.autoencoder import (
     AutoencoderConfig,
+    Classifier,
     ConvAutoencoder,
     LinearAutoencoder,
     MLPAutoencoder,
     build,
+    corrupt,
 )
 
 
@@ -106,16 +107,32 @@ def test_linear_autoencoder_finds_the_principal_subspace(tied):
     assert cosines.min() > 0.999
 
 
-def test_registry_names_things_that_exist():
-    from dataclasses import fields, is_dataclass
-    from importlib import import_module
+@pytest.mark.parametrize("frozen", [False, True])
+def test_classifier_trains_the_encoder_it_was_given_unless_frozen(frozen):
+    encoder = ConvAutoencoder(channels=(4, 8), code=None).down
+    model = Classifier(encoder, features=8 * 2 * 2, freeze_encoder=frozen)
+    assert parameters(model) == parameters(encoder) + 10 * (8 * 2 * 2 + 1)  # no decoder
+    images, labels = minidl.rand(6, 1, 8, 8), np.arange(6)
+    codes = encoder(images).detach().numpy().reshape(6, -1)
+    logits = codes @ model.head.weight.detach().numpy().T + model.head.bias.detach().numpy()
+    np.testing.assert_allclose(model(images).detach().numpy(), logits, rtol=1e-5, atol=1e-6)
 
-    for entry in MODELS.values():
-        config, builder, recipe = (
-            getattr(import_module(place.split(":")[0]), place.split(":")[1])
-            for place in (entry.config, entry.build, entry.recipe)
-        )
-        assert is_dataclass(config) and is_dataclass(recipe) and issubclass(recipe, config)
-        assert parameters(builder(config())) > 0
-        assert all(field.default is not None or "None" in str(field.type) for field in fields(recipe))
-        assert entry.summary
+    before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model(images), labels).backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not np.array_equal(value.numpy(), before[name])}
+    assert changed == {"head.weight", "head.bias"} if frozen else changed == set(before)
+    assert model.encoder is encoder
+
+
+def test_corruption_is_normal_noise_of_the_given_deviation():
+    minidl.manual_seed(0)
+    images = minidl.rand(500, 1, 8, 8)
+    noise = corrupt(images, 0.3).numpy() - images.numpy()
+    assert noise.dtype == np.float32
+    assert abs(noise.mean()) < 0.01 and noise.std() == pytest.approx(0.3, rel=0.02)
+    assert abs((noise**4).mean() / 0.3**4 - 3) < 0.25  # the normal distribution's
+    np.testing.assert_array_equal(corrupt(images, 0).numpy(), images.numpy())
+    with pytest.raises(ValueError, match="noise is -1; it is a standard deviation and must be at least 0"):
+        corrupt(images, -1)
