@@ -265,20 +265,28 @@ class DCGAN(nn.Module):
         """n new images. In evaluation mode an image depends on its code alone, in training mode on the whole batch."""
         return self.generator(self.codes(n))
 
-    def discriminator_loss(self, real: Any, code: Any = None) -> Any:
-        """The discriminator's loss on real images and as many drawn ones (from `code`, if given). The generator gets no
-        gradient."""
+    def discriminator_scores(self, real: Any, code: Any = None) -> tuple[Any, Any]:
+        """The discriminator's logits for real images and as many drawn ones (from `code`, if given). The generator gets
+        no gradient."""
         with minidl.no_grad():
             fake = self.generator(self.codes(len(real)) if code is None else code)
         # two batches: normalised together, each image would give away the other kind's statistics
-        return discriminator_loss(self.discriminator(real), self.discriminator(fake))
+        return self.discriminator(real), self.discriminator(fake)
 
-    def generator_loss(self, n: int, code: Any = None) -> Any:
-        """The generator's loss on n images (from `code`, if given). The discriminator gets no gradient, and none is
-        computed for its weights."""
+    def generator_scores(self, n: int, code: Any = None) -> Any:
+        """The discriminator's logits for n drawn images (from `code`, if given). The discriminator gets no gradient,
+        and none is computed for its weights."""
         fake = self.generator(self.codes(n) if code is None else code)
         with _frozen(self.discriminator):
-            return generator_loss(self.discriminator(fake))
+            return self.discriminator(fake)
+
+    def discriminator_loss(self, real: Any, code: Any = None) -> Any:
+        """The discriminator's loss on `discriminator_scores`."""
+        return discriminator_loss(*self.discriminator_scores(real, code))
+
+    def generator_loss(self, n: int, code: Any = None) -> Any:
+        """The generator's loss on `generator_scores`."""
+        return generator_loss(self.generator_scores(n, code))
 
 
 @contextmanager

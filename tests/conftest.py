@@ -1,9 +1,10 @@
-"""Hypothesis profiles, and a switch that turns skipped GPU tiers into failures.
+"""Hypothesis profiles, and switches that turn skipped GPU tiers and skipped browser tests into failures.
 
 Most CUDA code is checked without a device: CUDA C++ runs on the CPU behind a shim and is compiled for real devices by
 NVRTC, numba.cuda runs in its simulator. Where a compiler or a library is missing these tests skip and say so.
 MINIDL_REQUIRE_GPU_TIERS=1 (set by .ci/run) does not let them: a skip in one of their files fails, and so does a run in
-which a tier passed no test. Tests marked `gpu` need a device and may always skip.
+which a tier passed no test. Tests marked `gpu` need a device and may always skip. In the same way
+MINIDL_REQUIRE_BROWSER=1 (set by .ci/run where there is a browser) does not let tests marked `browser` skip.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ TIERS = {
     "numba.cuda in its simulator": "tests/kernels/test_numba_cuda*.py",
 }
 REQUIRED = os.environ.get("MINIDL_REQUIRE_GPU_TIERS") == "1"
+REQUIRE_BROWSER = os.environ.get("MINIDL_REQUIRE_BROWSER") == "1"
 passed: set[str] = set()  # tiers
 
 
@@ -33,18 +35,26 @@ def tier_of(file: str | Path) -> str | None:
     return next((t for t, pattern in TIERS.items() if fnmatch(Path(file).as_posix(), f"*{pattern}")), None)
 
 
-def refuse_skip(report: pytest.TestReport | pytest.CollectReport, tier: str | None) -> None:
-    if REQUIRED and tier and report.skipped and not hasattr(report, "wasxfail"):
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport, switch: str, kind: str) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
-        report.longrepr = f"MINIDL_REQUIRE_GPU_TIERS is set, so this must run ({tier}). {reason}"
+        report.longrepr = f"{switch} is set, so this must run ({kind}). {reason}"
+
+
+def refuse_skipped_tier(report: pytest.TestReport | pytest.CollectReport, file: Path) -> None:
+    tier = tier_of(file)
+    if REQUIRED and tier:
+        refuse_skip(report, "MINIDL_REQUIRE_GPU_TIERS", tier)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if item.get_closest_marker("gpu") is None:
-        refuse_skip(report, tier_of(item.path))
+        refuse_skipped_tier(report, item.path)
+    if REQUIRE_BROWSER and item.get_closest_marker("browser"):
+        refuse_skip(report, "MINIDL_REQUIRE_BROWSER", "browser")
     return report
 
 
@@ -53,7 +63,7 @@ def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     report = yield
-    refuse_skip(report, tier_of(collector.path))
+    refuse_skipped_tier(report, collector.path)
     return report
 
 

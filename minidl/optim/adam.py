@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..kernels.cpu import optimizer as kernels
 from .optimizer import Group, Optimizer, Params, at_least_zero, average, below_one, decayed, like
 
 
@@ -39,26 +40,34 @@ class _Adam(Optimizer):
         below_one(group, "betas")
 
     def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
-        lr = group["lr"]
+        lr, decay = group["lr"], group["weight_decay"]
         beta1, beta2 = group["betas"]
-        if not self.decoupled:
-            g = decayed(g, p, group["weight_decay"])
-        elif group["weight_decay"] != 0:
-            p *= 1 - lr * group["weight_decay"]
         step = state["step"] = state.get("step", 0) + 1
-        scratch = np.empty_like(p)
         mean = like(p, state, "exp_avg")
         square = like(p, state, "exp_avg_sq")
+        root, rate = math.sqrt(1 - beta2**step), lr / (1 - beta1**step)
+        if not group["amsgrad"] and kernels.covers(p, g, mean, square):
+            shrink, added = (1 - lr * decay, 0) if self.decoupled else (1, decay)
+            kernels.adam(
+                p, g, mean, square, shrink=shrink, decay=added, betas=(beta1, beta2), eps=group["eps"], root=root,
+                rate=rate,
+            )  # fmt: skip
+            return
+        if not self.decoupled:
+            g = decayed(g, p, decay)
+        elif decay != 0:
+            p *= 1 - lr * decay
+        scratch = np.empty_like(p)
         average(mean, g, beta1, scratch)
         average(square, np.multiply(g, g, out=scratch), beta2, scratch)
         if group["amsgrad"]:
             largest = like(p, state, "max_exp_avg_sq")
             square = np.maximum(largest, square, out=largest)
         move = np.sqrt(square, out=scratch)
-        move /= math.sqrt(1 - beta2**step)
+        move /= root
         move += group["eps"]
         np.divide(mean, move, out=move)
-        move *= lr / (1 - beta1**step)
+        move *= rate
         p -= move
 
 

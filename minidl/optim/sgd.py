@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .optimizer import Group, Optimizer, Params, at_least_zero, decayed
+from ..kernels.cpu import optimizer as kernels
+from .optimizer import Group, Optimizer, Params, at_least_zero, decayed, like
 
 
 class SGD(Optimizer):
@@ -42,11 +43,19 @@ class SGD(Optimizer):
             )
 
     def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
+        momentum, velocity = group["momentum"], state.get("momentum_buffer")
+        if kernels.covers(p, g, velocity):
+            keep = 1 - group["dampening"]
+            if momentum != 0 and velocity is None:  # the first velocity is g, whatever the dampening
+                velocity, keep = like(p, state, "momentum_buffer"), 1
+            kernels.sgd(
+                p, g, velocity if momentum else None, decay=group["weight_decay"], momentum=momentum, keep=keep,
+                nesterov=group["nesterov"], rate=group["lr"],
+            )  # fmt: skip
+            return
         g = decayed(g, p, group["weight_decay"])
         scratch = np.empty_like(p)
-        momentum = group["momentum"]
         if momentum != 0:
-            velocity = state.get("momentum_buffer")
             if velocity is None:
                 velocity = state["momentum_buffer"] = np.empty_like(p)
                 velocity[...] = g

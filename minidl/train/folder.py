@@ -1,18 +1,20 @@
 """The folder that a run leaves behind.
 
-config.json                    what was asked for, and on which machine
+config.json                    what was asked for, with which command, and on which machine
 metrics.csv, metrics.jsonl     one line per epoch
 checkpoints/last.*, best.*     weights (safetensors) and, beside them, where training stood (JSON)
-*.png, summary.txt             what came out
+pictures/*                     what came out
+report.html, summary.txt       all of it on one page; in a few lines
+tensorboard/                   event files, if asked for
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,9 @@ from .files import reason, write_json
 
 # What a run writes: --overwrite removes these and nothing else.
 PRODUCTS = (
-    "config.json", "metrics.csv", "metrics.jsonl", "summary.txt",
-    "checkpoints/last.safetensors", "checkpoints/last.json", "checkpoints/best.safetensors", "checkpoints/best.json",
-    "reconstructions.png", "loss.png", "filters.png", "code.png",
+    "config.json", "metrics.csv", "metrics.jsonl", "summary.txt", "report.html",
+    "checkpoints/last.*", "checkpoints/best.*", "checkpoints/epoch-*.*",
+    "pictures/*.png", "pictures/*.gif", "tensorboard/events.out.tfevents.*",
 )  # fmt: skip
 
 
@@ -37,6 +39,9 @@ class RunFolder:
         self.csv = self.path / "metrics.csv"
         self.jsonl = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.pictures = self.path / "pictures"
+        self.tensorboard = self.path / "tensorboard"
+        self.report = self.path / "report.html"
         self.summary = self.path / "summary.txt"
 
     @classmethod
@@ -49,7 +54,7 @@ class RunFolder:
         try:
             folder = cls(_unused(model) if out is None else out)
             folder.path.mkdir(parents=True, exist_ok=True)
-            if any(folder.path.iterdir()):
+            if any(not path.is_dir() for path in folder.path.rglob("*")):
                 if not overwrite:
                     raise RunFolderError(
                         f"{folder.path} is not empty: choose another folder"
@@ -60,20 +65,52 @@ class RunFolder:
                         f"{folder.path} is not empty and holds no run of minidl (a config.json that says so): "
                         f"--overwrite replaces runs only; choose another folder"
                     )
-                for name in PRODUCTS:
-                    (folder.path / name).unlink(missing_ok=True)
+                for product in folder.products():
+                    product.unlink()
             folder.checkpoints.mkdir(exist_ok=True)
+            folder.pictures.mkdir(exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"{out or 'runs'} cannot be made the run folder: {reason(error)}") from error
         return folder
 
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> tuple[RunFolder, dict[str, Any]]:
+        """The folder of an earlier run and what its config.json says. Raises RunFolderError if it holds none."""
+        folder = cls(path)
+        try:
+            about = json.loads(folder.config.read_text(encoding="utf-8"))
+        except OSError as error:
+            what = "is no folder" if not folder.path.is_dir() else "holds no run of minidl: no config.json can be read"
+            raise RunFolderError(
+                f"{path} {what} ({reason(error)}). Runs are under runs/ unless --out said otherwise"
+            ) from None
+        except ValueError as error:
+            raise RunFolderError(f"{folder.config} is damaged: {error}") from None
+        if not isinstance(about, dict) or not {"model", "minidl", "config"} <= about.keys():
+            raise RunFolderError(f"{folder.config} was not written by minidl")
+        return folder, about
+
     def holds_a_run(self) -> bool:
         """Whether config.json is one that `write_config` wrote."""
         try:
-            about = json.loads(self.config.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            RunFolder.open(self.path)
+        except RunFolderError:
             return False
-        return isinstance(about, dict) and {"model", "minidl"} <= about.keys()
+        return True
+
+    def clean(self) -> None:
+        """Remove what a process that was killed left half written. Raises RunFolderError."""
+        try:
+            for name in (".*.tmp", "checkpoints/.*.tmp", "pictures/.*.tmp"):
+                for rest in self.path.glob(name):
+                    rest.unlink()
+        except OSError as error:
+            raise RunFolderError(f"{self.path} cannot be written: {reason(error)}") from error
+
+    def products(self) -> Iterator[Path]:
+        """The files that a run has written."""
+        for pattern in PRODUCTS:
+            yield from sorted(self.path.glob(pattern))
 
     def require_space(self, megabytes: float) -> None:
         """Raise RunFolderError now if the disk has less room than the run is going to need."""
@@ -86,9 +123,8 @@ class RunFolder:
 
     def write_config(self, model: str, config: dict[str, Any]) -> None:
         """config.json: the options, the command and the machine. Written first: a folder may refuse files."""
-        import numpy as np
-
         from .. import __version__
+        from .machine import machine
 
         write_json(
             self.config,
@@ -98,9 +134,7 @@ class RunFolder:
                 "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
                 "started": datetime.now().astimezone().isoformat(timespec="seconds"),
                 "minidl": __version__,
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+                "machine": machine(),
             },
         )
 

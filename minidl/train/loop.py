@@ -6,55 +6,21 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from .. import no_grad
 from ..data import DataLoader
-from .errors import TrainingError
-
-
-class Task(Protocol):
-    """What is being trained: how a batch changes it, how a batch measures it, and what a checkpoint keeps.
-
-    Both steps return named numbers that are means over the batch; "loss" must be among them.
-    """
-
-    model: Any
-    parts: dict[str, Any]  # what else has a state_dict: optimizers, schedules
-
-    def train_step(self, batch: Any) -> dict[str, float]: ...
-
-    def validation_step(self, batch: Any) -> dict[str, float]: ...
-
-
-class Minimize:
-    """The task most often wanted: make `loss(model, batch)`, a scalar Tensor that is a mean over the batch, small."""
-
-    def __init__(self, model: Any, optimizer: Any, loss: Callable[[Any, Any], Any], schedule: Any = None):
-        """schedule: a learning-rate schedule that moves on with every step."""
-        self.model = model
-        self.optimizer = optimizer
-        self.loss = loss
-        self.schedule = schedule
-        self.parts = {"optimizer": optimizer} | ({} if schedule is None else {"schedule": schedule})
-
-    def train_step(self, batch: Any) -> dict[str, float]:
-        self.optimizer.zero_grad()
-        loss = self.loss(self.model, batch)
-        loss.backward()
-        self.optimizer.step()
-        if self.schedule is not None:
-            self.schedule.step()
-        return {"loss": loss.item()}
-
-    def validation_step(self, batch: Any) -> dict[str, float]:
-        return {"loss": self.loss(self.model, batch).item()}
+from .errors import NotFinite, TrainingError
+from .tasks import Task
 
 
 class Callback:
-    """Something that happens beside training. Override the moments that matter."""
+    """Something that happens beside training. Override the moments that matter.
+
+    One that has to remember something when a run is resumed has `state_dict` and `load_state_dict`.
+    """
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Before the first step."""
@@ -67,6 +33,13 @@ class Callback:
 
     def on_train_end(self, trainer: Trainer) -> None:
         """When training is over, also after Ctrl-C (`trainer.interrupted`) and after an error (`trainer.failed`)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: numbers, strings, arrays; nothing by default."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
 
 
 class Means:
@@ -89,6 +62,7 @@ class Trainer:
     """Runs a task over a loader, epoch after epoch.
 
     After Ctrl-C the current step is finished and `fit` returns with `interrupted` set; a second Ctrl-C stops at once.
+    A callback ends training after the current epoch by putting the reason into `trainer.stop`.
     """
 
     def __init__(
@@ -105,38 +79,44 @@ class Trainer:
         self.epochs = 0  # how many epochs `fit` was asked for
         self.last: dict[str, float] = {}  # the numbers of the last step
         self.records: list[dict[str, Any]] = []  # one line per complete epoch
+        self.stop = ""  # why training ends before its time
         self.interrupted = False
-        self.failed = False
+        self.failure: BaseException | None = None
         self._means = Means()  # of the epoch that is under way
         self.seconds = 0.0  # that complete epochs took
 
     def fit(self, epochs: int) -> None:
-        """Train until `epochs` epochs are complete. Raises TrainingError if the loss is no longer a number."""
+        """Train until `epochs` epochs are complete. Raises NotFinite if the loss is no longer a number; the weights are
+        then those before that step."""
         self.epochs = epochs
         began = time.perf_counter() - self.seconds
         with self._ctrl_c():
             try:
                 self._tell("on_train_start")
-                while self.epoch < epochs and not self.interrupted:
+                while self.epoch < epochs and not self.interrupted and not self.stop:
                     if not self._train_epoch():
                         break
                     self.seconds = time.perf_counter() - began
                     self._finish_epoch()
-            except BaseException:
-                self.failed = True
+            except BaseException as error:
+                self.failure = error
                 raise
             finally:
-                self._tell("on_train_end")
+                with ExitStack() as ends:  # every one, whatever becomes of the others
+                    for callback in reversed(self.callbacks):
+                        ends.callback(callback.on_train_end, self)
 
     def _train_epoch(self) -> bool:
         """The rest of the current epoch; False if Ctrl-C came before its last batch."""
         self.task.model.train()
         for batch in self.train:
-            self.last = self.task.train_step(batch)
+            try:
+                self.last = self.task.train_step(batch)
+            except NotFinite as error:
+                where = f"in step {self.step + 1} (epoch {self.epoch + 1})"
+                found = f"; {error.diagnosis()}" if error.diagnosis else ""
+                raise NotFinite(f"{error} {where}{found}. Try a smaller --lr or --clip-norm 1") from None
             self.step += 1
-            if not math.isfinite(self.last["loss"]):
-                where = f"in step {self.step} (epoch {self.epoch + 1})"
-                raise TrainingError(f"the loss became {self.last['loss']} {where}: try a smaller --lr")
             self._means.add(self.last, len(batch[0]))
             self._tell("on_step_end")
             if self.interrupted and self.step % len(self.train):
@@ -157,18 +137,35 @@ class Trainer:
         """The task's numbers, as means over everything in `loader`, with the model in eval mode."""
         means = Means()
         self.task.model.eval()
-        with no_grad():
+        with no_grad(), self.task.averaged():
             for batch in loader:
                 means.add(self.task.validation_step(batch), len(batch[0]))
-        return means()
+            return means() | self.task.after_validation()
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error ended training."""
+        return self.failure is not None
+
+    @property
+    def monitor(self) -> str:
+        """Name of the number in the records that tells good weights from bad ones; smaller is better."""
+        return self.task.monitor if self.task.monitor in self.records[-1] else "train_loss"
+
+    def scores(self) -> list[float]:
+        """That number of every epoch so far. What is no number is worse than any."""
+        found = [record[self.monitor] for record in self.records]
+        return [math.inf if math.isnan(value) else value for value in found]
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands, apart from weights and optimizers: numbers that JSON can hold."""
         return {
             "epoch": self.epoch,
+            "epochs": self.epochs,
             "step": self.step,
             "seconds": self.seconds,
             "records": self.records,
+            "stop": self.stop,
             "under_way": {"sums": self._means.sums, "count": self._means.count},
             "loader": self.train.state_dict(),
         }
@@ -177,7 +174,7 @@ class Trainer:
         """Go on from where a `state_dict` stood."""
         self.train.load_state_dict(state["loader"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.records = list(state["records"])
+        self.records, self.stop = list(state["records"]), state["stop"]
         self._means.sums, self._means.count = dict(state["under_way"]["sums"]), state["under_way"]["count"]
 
     def _tell(self, moment: str) -> None:

@@ -63,14 +63,16 @@ def test_run_folder_gets_a_name_of_its_own(tmp_path, monkeypatch):
 
 def test_run_folder_is_not_overwritten_unasked(tmp_path):
     RunFolder.create("ae", tmp_path).write_config("ae", {})
-    (tmp_path / "loss.png").write_text("earlier")
+    pictures = [tmp_path / "pictures" / name for name in ("loss.png", "clips.gif")]
+    for picture in pictures:
+        picture.write_text("earlier")
     mine = [tmp_path / name for name in ("notes.md", "face.png", "checkpoints/mine.safetensors", "checkpoints/a.json")]
     for file in mine:
         file.write_text("mine")
     with pytest.raises(RunFolderError, match=r"is not empty.*--overwrite"):
         RunFolder.create("ae", tmp_path)
     RunFolder.create("ae", tmp_path, overwrite=True)
-    assert not (tmp_path / "loss.png").exists() and not (tmp_path / "config.json").exists()
+    assert not any(picture.exists() for picture in pictures) and not (tmp_path / "config.json").exists()
     assert [file.read_text() for file in mine] == ["mine"] * 4  # only a run's own files go
 
 
@@ -86,6 +88,22 @@ def test_a_folder_without_a_run_is_never_overwritten(tmp_path, config):
     with pytest.raises(RunFolderError, match="is not empty and holds no run of minidl"):
         RunFolder.create("ae", tmp_path, overwrite=True)
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_folder_that_a_failed_start_left_is_as_good_as_empty(tmp_path):
+    with pytest.raises(RunFolderError, match="the disk has"):
+        RunFolder.create("ae", tmp_path / "run").require_space(1e15)
+    assert RunFolder.create("ae", tmp_path / "run").pictures.is_dir()
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    folder = RunFolder.create("ae", tmp_path / "run")
+    half = [folder.path / ".config.json.7.tmp", folder.checkpoints / ".last.safetensors.7.tmp"]
+    mine = [folder.path / "mine.tmp", folder.checkpoints / ".mine"]
+    for path in (*half, *mine):
+        path.write_text("x")
+    folder.clean()
+    assert [path.exists() for path in (*half, *mine)] == [False, False, True, True]
 
 
 def test_overwrite_takes_an_empty_folder(tmp_path):

@@ -1,14 +1,17 @@
 """The loop: order of moments, means, interruption, resumption, errors."""
 
+import math
 import os
 import signal
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from minidl.data import ArrayDataset, DataLoader
-from minidl.train import Callback, Trainer, TrainingError
+from minidl.train import Callback, Task, Trainer, TrainingError
+from minidl.train.errors import NotFinite
 
 
 class Model:
@@ -22,7 +25,7 @@ class Model:
         self.training = False
 
 
-class Echo:
+class Echo(Task):
     """A task whose loss is the mean of the batch, so everything about a run can be told from its numbers."""
 
     def __init__(self):
@@ -136,13 +139,68 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(step):
     assert timeless(second.records) == timeless(whole.records)
 
 
-def test_a_loss_that_is_no_number_stops_training():
-    task = Echo()
-    task.train_step = lambda batch: {"loss": float("nan")}
+@pytest.mark.parametrize(("diagnosis", "words"), [(None, ""), (lambda: "it began there", "; it began there")])
+def test_a_loss_that_is_no_number_stops_training(diagnosis, words):
+    class Breaks(Echo):
+        def train_step(self, batch):
+            if len(self.seen) == 4:
+                raise NotFinite("the loss became nan", diagnosis)
+            return super().train_step(batch)
+
     moments = Moments()
-    with pytest.raises(TrainingError, match=r"became nan in step 1 \(epoch 1\): try a smaller --lr"):
-        Trainer(task, loader(), callbacks=[moments]).fit(1)
-    assert moments.log == ["start", "end"]
+    trainer = Trainer(Breaks(), loader(), callbacks=[moments])
+    with pytest.raises(TrainingError, match=rf"became nan in step 5 \(epoch 2\){words}\. Try a smaller --lr"):
+        trainer.fit(2)
+    assert moments.log == ["start", 1, 2, 3, "epoch 1", 4, "end"]
+    assert trainer.failed and isinstance(trainer.failure, NotFinite)
+
+
+def test_a_reason_to_stop_ends_training_after_the_epoch():
+    class Enough(Callback):
+        def on_epoch_end(self, trainer):
+            trainer.stop = "enough"
+
+    trainer = Trainer(Echo(), loader(), callbacks=[Enough()])
+    trainer.fit(5)
+    assert (trainer.epoch, trainer.step, trainer.failed, trainer.interrupted) == (1, 3, False, False)
+    trainer.fit(5)
+    assert trainer.epoch == 1  # also when it is asked again
+
+
+def test_ctrl_c_in_validation_finishes_the_epoch():
+    task, moments = Echo(), Moments()
+    task.validation_step = lambda batch: (ctrl_c(), {"loss": 0.0})[1]
+    Trainer(task, loader(), loader(2), [moments]).fit(3)
+    assert moments.log == ["start", 1, 2, 3, "epoch 1", "end"]
+
+
+def test_validation_is_judged_by_the_average_and_may_add_numbers():
+    class Averaged(Echo):
+        inside = False
+
+        @contextmanager
+        def averaged(self):
+            self.inside = True
+            yield
+            self.inside = False
+
+        def validation_step(self, batch):
+            return {"loss": float(self.inside)}
+
+        def after_validation(self):
+            return {"judged": float(self.inside)}
+
+    trainer = Trainer(Averaged(), loader(), loader(3))
+    trainer.fit(1)
+    assert (trainer.records[0]["val_loss"], trainer.records[0]["val_judged"]) == (1, 1)
+
+
+def test_scores_are_the_monitored_numbers_and_nan_is_the_worst():
+    trainer = Trainer(Echo(), loader())
+    trainer.records = [{"train_loss": 1.0, "val_loss": v} for v in (3.0, math.nan, 2.0)]
+    assert (trainer.monitor, trainer.scores()) == ("val_loss", [3, math.inf, 2])
+    trainer.task.monitor = "val_other"
+    assert (trainer.monitor, trainer.scores()) == ("train_loss", [1, 1, 1])
 
 
 def test_no_complete_batch_is_an_error():

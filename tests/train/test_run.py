@@ -1,6 +1,5 @@
 """`minidl train ae` as a whole: the run folder, its numbers, its pictures, and what interrupts it."""
 
-import csv
 import errno
 import json
 import os
@@ -9,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from train_runs import at_step, contents, ctrl_c, lines, rows, timeless
 
 import minidl
 from minidl import Tensor
@@ -21,50 +22,38 @@ from minidl.cli import main
 from minidl.data import digits
 from minidl.models.autoencoder import AutoencoderConfig, build
 from minidl.train import CheckpointError, files, load_checkpoint, read_checkpoint
-from minidl.train.autoencoder import PCA, TrainAutoencoder
 from minidl.train.folder import PRODUCTS
+from minidl.train.recipes.autoencoder import PCA, TrainAutoencoder
+from minidl.train.run import train
 
+PICTURES = ["code.png", "filters.png", "loss.png", "reconstructions.png"]
 FILES = {
-    "config.json", "metrics.csv", "metrics.jsonl", "summary.txt",
+    "config.json", "metrics.csv", "metrics.jsonl", "summary.txt", "report.html",
     "checkpoints/last.safetensors", "checkpoints/last.json", "checkpoints/best.safetensors", "checkpoints/best.json",
-    "reconstructions.png", "loss.png", "filters.png", "code.png",
+    *(f"pictures/{name}" for name in PICTURES),
 }  # fmt: skip
-PICTURES = sorted(name for name in FILES if name.endswith(".png"))
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-
-def lines(folder, kind="epoch"):
-    read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "kind"} for line in read if line["kind"] == kind]
-
-
-def timeless(records):
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mlp"
-    status = TrainAutoencoder(epochs=8, out=folder, seed=5).run()
+    status = train(TrainAutoencoder(epochs=8, out=folder, seed=5))
     assert status == 0
     return folder
 
 
 def test_the_folder_is_complete_and_holds_nothing_else(run):
-    assert contents(run) == FILES == set(PRODUCTS)
+    assert contents(run) == FILES
+    assert all(any(fnmatch(name, pattern) for pattern in PRODUCTS) for name in FILES)
     assert json.loads((run / "config.json").read_text())["config"]["epochs"] == 8
 
 
 def test_csv_and_jsonl_agree(run):
-    with open(run / "metrics.csv", newline="") as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    assert rows == lines(run)
-    assert [row["epoch"] for row in rows] == list(range(1, 9))
-    assert rows[-1]["step"] == 8 * 18  # 1297 - 130 images make 18 batches of 64
-    assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
+    table = rows(run)
+    assert table == lines(run)
+    assert [row["epoch"] for row in table] == list(range(1, 9))
+    assert table[-1]["step"] == 8 * 18  # 1297 - 130 images make 18 batches of 64
+    assert table[-1]["train_loss"] < 0.7 * table[0]["train_loss"]
 
 
 def test_the_checkpoint_is_what_was_measured(run):
@@ -88,16 +77,16 @@ def test_the_checkpoint_is_what_was_measured(run):
 
 
 def test_the_same_seed_repeats_the_run_and_another_does_not(run, tmp_path):
-    TrainAutoencoder(epochs=3, out=tmp_path / "again", seed=5).run()
-    TrainAutoencoder(epochs=3, out=tmp_path / "twice", seed=5).run()
-    TrainAutoencoder(epochs=3, out=tmp_path / "other", seed=6).run()
+    train(TrainAutoencoder(epochs=3, out=tmp_path / "again", seed=5))
+    train(TrainAutoencoder(epochs=3, out=tmp_path / "twice", seed=5))
+    train(TrainAutoencoder(epochs=3, out=tmp_path / "other", seed=6))
     assert timeless(lines(tmp_path / "again")) == timeless(lines(tmp_path / "twice"))
     assert timeless(lines(tmp_path / "again")) != timeless(lines(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_decode_and_show_something(run, name):
-    picture = np.asarray(Image.open(run / name).convert("RGB"))
+    picture = np.asarray(Image.open(run / "pictures" / name).convert("RGB"))
     height, width, _ = picture.shape
     assert 300 < height < 2000 and 600 < width < 2500
     shades = np.unique(picture.reshape(-1, 3), axis=0)
@@ -107,7 +96,7 @@ def test_pictures_decode_and_show_something(run, name):
 
 def test_reconstructions_show_the_inputs_pixel_by_pixel(run):
     """The first test 0 stands in the first column: somewhere its 8 x 8 grey values lie on a regular grid."""
-    picture = np.asarray(Image.open(run / "reconstructions.png").convert("L")).astype(int)
+    picture = np.asarray(Image.open(run / "pictures" / "reconstructions.png").convert("L")).astype(int)
     images, labels = digits("test").arrays
     zero = np.round(255 * (1 - images[np.flatnonzero(labels == 0)[0], 0]))
     tile = next(
@@ -123,7 +112,9 @@ def test_reconstructions_show_the_inputs_pixel_by_pixel(run):
 def test_colours_of_all_ten_digits_are_on_the_map(run):
     from minidl.train.pictures import CLASSES
 
-    shown = {tuple(c) for c in np.asarray(Image.open(run / "code.png").convert("RGB")).reshape(-1, 3).tolist()}
+    shown = {
+        tuple(c) for c in np.asarray(Image.open(run / "pictures" / "code.png").convert("RGB")).reshape(-1, 3).tolist()
+    }
     for colour in CLASSES:
         assert tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) in shown  # the class's number is drawn opaque
 
@@ -135,7 +126,7 @@ def test_other_networks_and_code_sizes(options, tmp_path, capsys):
     assert [line["step"] for line in lines(tmp_path / "run", "step")] == list(range(1, 19))
     printed = capsys.readouterr().out
     assert "\n1 epoch, 18 steps, " in printed and "warning" not in printed
-    assert "test" in printed and "PCA" in printed and f"run folder  {tmp_path / 'run'}" in printed
+    assert "test" in printed and "PCA" in printed and f"report      {tmp_path / 'run' / 'report.html'}" in printed
 
 
 def test_a_diverged_run_gets_a_warning(tmp_path, capsys):
@@ -165,7 +156,7 @@ def test_ctrl_c_while_drawing_names_the_folder(tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("minidl.train.pictures.save", stop)
+    monkeypatch.setattr("minidl.train.pictures.png", stop)
     out = tmp_path / "run"
     assert main(["train", "ae", "--epochs", "1", "--out", str(out)]) == 130
     wanted = f"minidl: stopped: while drawing, so pictures may be missing; the run folder is {out}\n"
@@ -174,9 +165,10 @@ def test_ctrl_c_while_drawing_names_the_folder(tmp_path, monkeypatch, capsys):
 
 
 def test_linear_autoencoder_reaches_pca_from_the_command(tmp_path):
-    TrainAutoencoder(arch="linear", code=2, out=tmp_path / "run", epochs=60).run()
-    ratio = re.search(r"training.*?([\d.]+) │ +([\d.]+) │ +([\d.]+)", (tmp_path / "run" / "summary.txt").read_text())
-    assert ratio is not None and 1.0 <= float(ratio[3]) <= 1.01
+    train(TrainAutoencoder(arch="linear", code=2, out=tmp_path / "run", epochs=60))
+    text = (tmp_path / "run" / "summary.txt").read_text()
+    error, pca = map(float, re.findall(r"training: \D+([\d.]+)", text))
+    assert 1.0 <= error / pca <= 1.01
 
 
 def test_pca_baseline_agrees_with_scikit_learn():
@@ -205,9 +197,21 @@ def test_a_run_is_not_overwritten_unasked(run, capsys):
     assert (run / "metrics.csv").read_bytes() == before
 
 
+def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: usage._replace(free=2**20))
+        assert main(["train", "ae", "--epochs", "1", "--out", str(tmp_path / "run")]) == 2
+    assert "the disk has 1 MB left, the run needs about 12 MB" in capsys.readouterr().err
+    assert contents(tmp_path) == set()
+    assert main(["train", "ae", "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+
+
 def test_overwriting_leaves_nothing_of_the_old_run(tmp_path):
-    TrainAutoencoder(epochs=2, out=tmp_path).run()
-    TrainAutoencoder(epochs=1, out=tmp_path, overwrite=True).run()
+    train(TrainAutoencoder(epochs=2, out=tmp_path))
+    train(TrainAutoencoder(epochs=1, out=tmp_path, overwrite=True))
     assert contents(tmp_path) == FILES
     assert len(lines(tmp_path)) == 1
 
@@ -264,15 +268,7 @@ def test_ctrl_c_leaves_a_usable_run(tmp_path):
 
 
 def test_ctrl_c_before_the_first_epoch_ends_still_leaves_pictures(tmp_path, monkeypatch):
-    from minidl.train.loop import Minimize
-
-    step = Minimize.train_step
-
-    def stop(self, batch):
-        os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch)
-
-    monkeypatch.setattr(Minimize, "train_step", stop)
-    assert TrainAutoencoder(epochs=3, out=tmp_path / "run").run() == 130
+    at_step(monkeypatch, 1, ctrl_c)
+    assert train(TrainAutoencoder(epochs=3, out=tmp_path / "run")) == 130
     missing = {"metrics.csv", "metrics.jsonl", "checkpoints/best.safetensors", "checkpoints/best.json"}
     assert contents(tmp_path / "run") == FILES - missing
