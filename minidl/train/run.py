@@ -237,7 +237,7 @@ def table(numbers: dict[str, float]) -> Any:
     """Named numbers as a table for the screen."""
     from rich.table import Table
 
-    made = Table(title="test data", title_justify="left", title_style="bold")
+    made = Table()
     made.add_column("measure")
     made.add_column("value", justify="right")
     for name, value in numbers.items():

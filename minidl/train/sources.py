@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -98,7 +98,6 @@ class ImageOptions:
 
     seed: int = 0
     size: int | None = None  # pixels on a side; None: as they are
-    gray: bool = False
 
 
 def images(spec: str, options: ImageOptions) -> Sets:
@@ -125,28 +124,19 @@ def _arrays(load: Callable[[Path, Any], ArrayDataset], classes: int) -> Callable
 
 
 def _sized(data: Any, options: ImageOptions, shape: tuple[int, ...]) -> Any:
-    """A data set of float images at the size and with the channels asked for."""
-    steps: list[Any] = [_Gray()] if options.gray and shape[0] != 1 else []
-    if options.size is not None and shape[1:] != (options.size, options.size):
-        steps.append(Resize((options.size, options.size)))
-    return Transformed(data, Compose(*steps)) if steps else data
-
-
-class _Gray:
-    """(3, H, W) -> (1, H, W), the luminance of ITU-R BT.601."""
-
-    def __call__(self, x: np.ndarray, rng: Any = None) -> np.ndarray:
-        return np.tensordot(np.array([[0.299, 0.587, 0.114]], x.dtype), x, 1)
+    """A data set of float images at the size asked for."""
+    if options.size is None or shape[1:] == (options.size, options.size):
+        return data
+    return Transformed(data, Resize((options.size, options.size)))
 
 
 def _image_folder(folder: Path, options: ImageOptions) -> Sets:
     """FOLDER/train and FOLDER/test with a folder per class each; without `test`, 20 % of the images stand in for it."""
-    mode: Literal["gray", "rgb"] = "gray" if options.gray else "rgb"
     divided = (folder / "train").is_dir() and (folder / "test").is_dir()
-    all_images = ImageFolder(folder / "train" if divided else folder, mode)
+    all_images = ImageFolder(folder / "train" if divided else folder)
     train: Any = all_images
     if divided:
-        test: Any = ImageFolder(folder / "test", mode)
+        test: Any = ImageFolder(folder / "test")
         if test.classes != train.classes:
             raise TrainingError(f"{folder}: test has the classes {test.classes}, train has {train.classes}")
     else:

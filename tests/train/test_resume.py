@@ -149,7 +149,6 @@ def test_kill_9_costs_at_most_the_steps_since_the_last_checkpoint(moment, stands
     assert_same_run(out, tmp_path / "whole")
 
 
-@pytest.mark.slow  # half a minute: every loader starts a process of its own, which imports everything
 def test_random_clips_from_a_worker_process(tmp_path, undrawn, monkeypatch, capsys):
     """Video files, random clips and crops: stopped and gone on with, and made by another process, the same run."""
     pytest.importorskip("av", reason="videos need PyAV")

@@ -195,22 +195,23 @@ def _block(name: str, images: Any, ink: bool) -> np.ndarray:
 def reconstructions(
     rows: dict[str, np.ndarray], labels: Sequence[Any], title: str, subtitle: str = "", pairs: int = 2
 ) -> Figure:
-    """Rows of grey images under one another, a column for each example, compared by eye.
+    """Rows of images under one another, a column for each example, compared by eye.
 
-    rows: name -> (N, H, W) images in [0, 1], dark ink on white; labels: N column heads. The N columns are broken into
-    `pairs` blocks, one above the other. Pixels stay squares (nearest neighbour).
+    rows: name -> N images in [0, 1] as in `image_grid`, grey ones as dark ink on white; labels: N column heads. The N
+    columns are broken into `pairs` blocks, one above the other. Pixels stay squares (nearest neighbour).
     """
     count = len(labels)
+    pairs = min(pairs, count)
+    rgb = {name: as_rgb(name, images, ink=True) for name, images in rows.items()}
     wide = -(-count // pairs)
     figure = figure_of(0.62 * wide + 1.3, 0.66 * len(rows) * pairs + 0.32 * pairs + 0.75)
     blocks = figure.subplots(pairs, 1, squeeze=False)[:, 0]
     for block, axes in enumerate(blocks):
         part = slice(block * wide, min(count, (block + 1) * wide))
-        tiles = np.concatenate([images[part] for images in rows.values()])
-        shown = tiles.shape[0] // len(rows)
-        height, width = tiles.shape[1:]
-        picture = mosaic(np.clip(tiles, 0, 1), shown)
-        axes.imshow(picture, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        tiles = np.concatenate([images[part] for images in rgb.values()])
+        shown, height, width = tiles.shape[0] // len(rows), *tiles.shape[1:3]
+        picture = mosaic(tiles, shown, fill=1.0)
+        axes.imshow(picture, interpolation="nearest")
         axes.set_xticks(
             [(width + 1) * i + (width - 1) / 2 for i in range(shown)], labels[part], fontsize=9, color=MUTED
         )

@@ -116,19 +116,12 @@ class AutoencoderExperiment(Experiment):
         chosen = _some_of_each(labels, len(self.sets.classes))
         rows = {"input": inputs, "autoencoder": drawn, "PCA": self.pca.reconstruct(inputs)}
         gallery.report.section("Reconstructions")
-        if inputs.shape[1] == 1:
-            figure = pictures.reconstructions(
-                {name: shown[chosen, 0] for name, shown in rows.items()},
-                [self.sets.classes[label] for label in labels[chosen]],
-                f"Images drawn from {numbers} each",
-                f"Test images, {until}.",
-                min(2, len(chosen)),
-            )
-        else:
-            stacked = np.concatenate([shown[chosen] for shown in rows.values()])
-            figure = pictures.image_grid(
-                stacked, f"Images drawn from {numbers} each", "Rows: input, autoencoder, PCA", columns=len(chosen)
-            )
+        figure = pictures.reconstructions(
+            {name: shown[chosen] for name, shown in rows.items()},
+            [self.sets.classes[label] for label in labels[chosen]],
+            f"Images drawn from {numbers} each",
+            f"Test images, {until}.",
+        )
         gallery.picture("reconstructions", figure, "Test images above their reconstructions and those of PCA")
         points, axes, subtitle = _plane(codes)
         gallery.report.section("The code")

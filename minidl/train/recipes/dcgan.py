@@ -187,7 +187,7 @@ class DCGANExperiment(Experiment):
         ends = gan.codes(12)
         path = interpolate(ends[:6], ends[6:], spherical=gan.noise == "normal")
         steps, rows = path.shape[:2]
-        drawn = self.draw_images(path.reshape(steps * rows, -1)).mean(1)
+        drawn = self.draw_images(path.reshape(steps * rows, -1))
         gallery.picture(
             "interpolations",
             pictures.interpolations(
@@ -230,11 +230,11 @@ class DCGANExperiment(Experiment):
             result = vector_arithmetic(Tensor(minus), Tensor(minus), Tensor(plus))
             name_b, name_a = self.sets.classes[b], self.sets.classes[a]
             terms = [
-                ("+", f"three of {name_b}", drawn[sure[b]].mean(1)),
-                ("-", f"mean of {name_b}", self.draw_images(Tensor(minus.mean(0, keepdims=True))).mean(1)),
-                ("+", f"mean of {name_a}", self.draw_images(Tensor(plus.mean(0, keepdims=True))).mean(1)),
+                ("+", f"three of {name_b}", drawn[sure[b]]),
+                ("-", f"mean of {name_b}", self.draw_images(Tensor(minus.mean(0, keepdims=True)))),
+                ("+", f"mean of {name_a}", self.draw_images(Tensor(plus.mean(0, keepdims=True)))),
             ]
-            equations.append((terms, self.draw_images(result).mean(1)))
+            equations.append((terms, self.draw_images(result)))
         gallery.report.section("Arithmetic with codes")
         gallery.picture(
             "arithmetic",

@@ -139,13 +139,11 @@ class VAEExperiment(Experiment):
                 "The images that belong to a grid of codes",
             )
         report.section("Reconstructions")
-        rows = {"input": inputs[:20].mean(1), "VAE": again.mean(1)}
+        rows = {"input": inputs[:20], "VAE": again}
         names = [self.sets.classes[label] for label in labels[:20]]
         gallery.picture(
             "reconstructions",
-            pictures.reconstructions(
-                rows, names, "Images drawn again from their codes", "Test images; mean codes.", min(2, len(names))
-            ),
+            pictures.reconstructions(rows, names, "Images drawn again from their codes", "Test images; mean codes."),
             "Test images above their reconstructions",
         )
         report.section("From one image to another")
@@ -154,7 +152,7 @@ class VAEExperiment(Experiment):
             steps = model.interpolate(Tensor(inputs[pairs[:, 0]]), Tensor(inputs[pairs[:, 1]])).numpy()
         gallery.picture(
             "interpolations",
-            pictures.interpolations(steps.mean(2).swapaxes(0, 1), "Equal steps between two codes", ink=True),
+            pictures.interpolations(steps.swapaxes(0, 1), "Equal steps between two codes", ink=True),
             "Rows of images that change from one test image into another",
         )
         report.section("The codes")
@@ -186,7 +184,7 @@ class VAEExperiment(Experiment):
         return np.array([(a, b) for a, b in zip(places, [*places[1:], places[0]], strict=True)][:6])
 
     def manifold(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """(size, size, H, W) images for codes at equal steps of the prior's distribution function, and those steps."""
+        """Images (size, size, C, H, W) of codes at equal steps of the prior's distribution function, and those steps."""
         from scipy.special import ndtri
 
         ticks = ndtri((np.arange(size) + 0.5) / size)
@@ -194,7 +192,7 @@ class VAEExperiment(Experiment):
         codes = np.stack([right, down], -1).reshape(-1, 2).astype(np.float32)
         with no_grad():
             drawn = self.task.model.decode(Tensor(codes)).numpy()
-        return drawn.mean(1).reshape(size, size, *drawn.shape[2:]), ticks
+        return drawn.reshape(size, size, *drawn.shape[1:]), ticks
 
     def sample(self, count: int) -> tuple[str, Any, str]:
         from .. import pictures
