@@ -184,7 +184,7 @@ class VAEExperiment(Experiment):
         return np.array([(a, b) for a, b in zip(places, [*places[1:], places[0]], strict=True)][:6])
 
     def manifold(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images (size, size, C, H, W) of codes at equal steps of the prior's distribution function, and those steps."""
+        """Images (size, size, C, H, W) of codes at equal steps of the prior's distribution function; the steps."""
         from scipy.special import ndtri
 
         ticks = ndtri((np.arange(size) + 0.5) / size)
