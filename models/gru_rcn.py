@@ -113,6 +113,12 @@ class VGG16GRURCN(nn.Module):
         self.vgg = vgg
         self.rcn = rcn
 
+    def train(self, mode: bool = True) -> VGG16GRURCN:
+        """As of any module, but a vgg whose parameters are frozen stays in evaluation mode: what it sees is given."""
+        super().train(mode)
+        self.vgg.train(mode and any(p.requires_grad for p in self.vgg.parameters()))
+        return self
+
     def forward(self, clip: Any) -> Any:
         return self.rcn(clip_percepts(self.vgg, clip))
 

@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
+from statistics import NormalDist
 from typing import Any, Literal
 
 import minidl
@@ -67,6 +68,12 @@ class VAE(nn.Module):
         self.shape = tuple(shape)
         self.latent = latent
         self.likelihood = likelihood
+
+    def reset_layers(self) -> None:
+        """Draw every layer's own initial values, in place of the net's (`reset_parameters`)."""
+        for layer in self.modules():
+            if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                layer.reset_parameters()
 
     # ---- the two distributions
     def encode(self, image: Any) -> tuple[Any, Any]:
@@ -146,6 +153,24 @@ class VAE(nn.Module):
         a, b = self.encode(first)[0], self.encode(second)[0]
         return minidl.stack([self.decode(a * (1 - t) + b * t) for t in _steps(steps)])
 
+    def manifold(self, size: int = 15) -> tuple[Any, tuple[list[float], list[float]]]:
+        """What a code of two numbers means: the means of p(x|z) for codes on a grid between whose lines lie equal
+        shares of the prior (figure 4 of the paper).
+
+        Images (size, size, C, H, W), and the codes' numbers along the columns, which rise, and along the rows, which
+        fall, so that row 0 is at the top: images[i, j] is decoded from (columns[j], rows[i]). Raises ValueError for
+        codes of another length.
+        """
+        if self.latent != 2:
+            raise ValueError(f"latent is {self.latent}; only codes of 2 numbers fill a grid")
+        if size < 1:
+            raise ValueError(f"size is {size}; it must be at least 1")
+        columns = [NormalDist().inv_cdf((i + 0.5) / size) for i in range(size)]
+        rows = columns[::-1]
+        w = self.mean.weight
+        codes = minidl.tensor([(x, y) for y in rows for x in columns], dtype=w.dtype, device=w.device)
+        return self.decode(codes).unflatten(0, (size, size)), (columns, rows)
+
 
 class MLPVAE(VAE):
     """The net of the paper's experiments: one hidden layer of tanh units on either side.
@@ -222,9 +247,7 @@ class ConvVAE(VAE):
 
     def reset_parameters(self) -> None:
         """Each layer's own."""
-        for layer in self.modules():
-            if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-                layer.reset_parameters()
+        self.reset_layers()
 
 
 def _halve(inputs: int, outputs: int) -> nn.Module:

@@ -56,7 +56,7 @@ def report(skipped: Mapping[str, str], total: int, what: str, corrupt: str) -> N
     text = f"{len(skipped)} of {total} {what} cannot be used: {shown}{more}"
     if corrupt == "raise" or len(skipped) == total:
         raise DataError(text)
-    warnings.warn(f"{text}. They are left out; corrupt='raise' makes this an error", stacklevel=3)
+    warnings.warn(f"{text}. They are left out", stacklevel=3)
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

@@ -40,7 +40,9 @@ class ImageFolder:
         self.classes = [p.name for p in folders]
         found = [(path, label) for label, folder in enumerate(folders) for path in _images(folder)]
         if not found:
-            raise DataError(f"{self.root}: expected a folder of images per class, found {len(folders)} folders without")
+            loose = len(_images(self.root))
+            what = f"{loose} images outside of any" if loose else f"{len(folders)} folders, none with images"
+            raise DataError(f"{self.root}: expected a folder of images for each class, found {what}")
         self.skipped: dict[str, str] = {}
         self.samples = found
         if corrupt == "skip":

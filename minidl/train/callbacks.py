@@ -67,7 +67,7 @@ class ProgressBar(Callback):
                 self.task,
                 completed=trainer.step,
                 epoch=(trainer.step - 1) // len(trainer.train) + 1,
-                text=f"loss {trainer.last['loss']:.3f}{self._val(trainer)}  {f'{speed:.0f}' if speed else '-'} steps/s",
+                text=f"loss {trainer.last['loss']:.3f}{self._val(trainer)}  {_speed(speed) if speed else '-'} steps/s",
             )
 
     def on_epoch_end(self, trainer: Trainer) -> None:
@@ -78,7 +78,7 @@ class ProgressBar(Callback):
         self.console.print(
             f"epoch {trainer.epoch:>{len(str(trainer.epochs))}}/{trainer.epochs}"
             f"  loss {trainer.records[-1]['train_loss']:.3f}{self._val(trainer)}"
-            f"  {speed:.0f} steps/s  {left:.0f} s left",
+            f"  {_speed(speed)} steps/s  {left:.0f} s left",
             highlight=False,
         )
 
@@ -98,6 +98,10 @@ class ProgressBar(Callback):
     def _val(self, trainer: Trainer) -> str:
         known = trainer.records and "val_loss" in trainer.records[-1]
         return f"  val {trainer.records[-1]['val_loss']:.3f}" if known else ""
+
+
+def _speed(steps: float) -> str:
+    return f"{steps:.0f}" if steps >= 10 else f"{steps:.2g}"
 
 
 class Metrics(Callback):
@@ -136,8 +140,15 @@ class Metrics(Callback):
 def kept_lines(path: Path, step: int) -> list[dict[str, Any]]:
     """What a metrics.jsonl says of the time up to a step. A last line that a crash cut off is dropped."""
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    lines = [json.loads(line) for line in whole.splitlines()]
-    return [line for line in lines if line["step"] <= step]
+    kept = []
+    for number, text in enumerate(whole.splitlines(), 1):
+        try:
+            line = json.loads(text)
+            if line["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunFolderError(f"{path}, line {number} is damaged ({error}): remove it to go on") from error
+    return kept
 
 
 class TensorBoard(Callback):
@@ -389,7 +400,10 @@ class Remembered:
     """What the callbacks of a trainer remember, as one part of a checkpoint."""
 
     def __init__(self, trainer: Trainer):
-        self.callbacks = {type(callback).__name__: callback for callback in trainer.callbacks}
+        stateful = [c for c in trainer.callbacks if type(c).state_dict is not Callback.state_dict]
+        self.callbacks = {type(callback).__name__: callback for callback in stateful}
+        if len(stateful) > len(self.callbacks):
+            raise TypeError("two callbacks of one class remember something: a checkpoint could not tell them apart")
 
     def state_dict(self) -> dict[str, Any]:
         return {name: callback.state_dict() for name, callback in self.callbacks.items()}

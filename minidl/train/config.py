@@ -95,8 +95,11 @@ class TrainConfig(ABC):
             raise TrainingError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be {what}")
 
     def as_json(self) -> dict[str, Any]:
-        """The options as JSON can hold them."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        """The options as JSON can hold them, with absolute paths: a run may be resumed from another folder."""
+        values = {k: str(v.expanduser().absolute()) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        source, colon, folder = self.data.partition(":")
+        values["data"] = source + (f":{Path(folder).expanduser().absolute()}" if colon else "")
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], source: Any) -> Self:

@@ -46,12 +46,12 @@ class Experiment(ABC):
             config.require(count <= len(train), "overfit_batches", f"at most {len(train) // config.batch_size}")
             train = validation = Subset(train, np.arange(count))
         if config.fast_dev_run:
-            train, validation = (_first(part, TRIED * config.batch_size) for part in (train, validation))
+            train, validation = (_some(part, TRIED * config.batch_size) for part in (train, validation))
         common: dict[str, Any] = {"seed": config.seed, "num_workers": config.workers}
         size = config.batch_size
         self.train = DataLoader(train, size, shuffle=not config.overfit_batches, drop_last=True, **common)
         self.validation = DataLoader(validation, size, **common)
-        test = _first(sets.test, size) if config.fast_dev_run else sets.test
+        test = _some(sets.test, size) if config.fast_dev_run else sets.test
         self.test = DataLoader(test, size, **common)
         self.baselines: dict[str, float] = {}
 
@@ -106,13 +106,18 @@ class Experiment(ABC):
         return []
 
 
-def _first(dataset: Dataset, count: int) -> Dataset:
-    return Subset(dataset, np.arange(min(count, len(dataset))))
+def _some(dataset: Dataset, count: int) -> Dataset:
+    return Subset(dataset, _spread(len(dataset), count))
+
+
+def _spread(size: int, count: int) -> np.ndarray:
+    """`count` of the numbers below `size` at equal distances: lists of videos are sorted by class."""
+    return np.linspace(0, size - 1, min(count, size)).round().astype(np.int64)
 
 
 def examples(dataset: Dataset, count: int | None = None) -> tuple[np.ndarray, ...]:
-    """The first `count` items of a dataset (None: all) as arrays."""
-    return gather(dataset, np.arange(len(dataset) if count is None else min(count, len(dataset))))
+    """`count` items of a dataset at equal distances (None: all) as arrays."""
+    return gather(dataset, _spread(len(dataset), len(dataset) if count is None else count))
 
 
 class Gallery:

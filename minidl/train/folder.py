@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,9 @@ class RunFolder:
                         f"{folder.path} is not empty and holds no run of minidl (a config.json that says so): "
                         f"--overwrite replaces runs only; choose another folder"
                     )
-                for product in folder.products():
-                    product.unlink()
+                with folder.locked():
+                    for product in folder.products():
+                        product.unlink()
             folder.checkpoints.mkdir(exist_ok=True)
             folder.pictures.mkdir(exist_ok=True)
         except OSError as error:
@@ -97,6 +99,28 @@ class RunFolder:
         except RunFolderError:
             return False
         return True
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside the block no other process trains into this folder. Raises RunFolderError if one does already.
+
+        The lock is the operating system's and ends with the process, however that ends.
+        """
+        import fcntl
+
+        path = self.path / ".lock"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise RunFolderError(f"{self.path}: another process is training into this folder") from None
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+        except PermissionError as error:
+            raise RunFolderError(f"{self.path} cannot be written: {reason(error)}") from error
 
     def clean(self) -> None:
         """Remove what a process that was killed left half written. Raises RunFolderError."""

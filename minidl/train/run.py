@@ -39,8 +39,9 @@ def train(config: TrainConfig) -> int:
         folder = RunFolder.create(config.model, config.out, config.overwrite)
         weights = sum(p.numel() for p in experiment.task.model.parameters())
         folder.require_space(10 + weights * 4 * (2 + 3 * config.keep) / 2**20)  # best, and last with Adam's means
-        folder.write_config(config.model, config.as_json())
-        return _fit(experiment, folder)
+        with folder.locked():
+            folder.write_config(config.model, config.as_json())
+            return _fit(experiment, folder)
 
 
 def resume(path: Path) -> int:
@@ -48,8 +49,12 @@ def resume(path: Path) -> int:
     folder, config = opened(path)
     last = folder.checkpoints / "last.safetensors"
     if not last.exists():
-        raise CheckpointError(f"{path} has no checkpoint yet: start anew with minidl train {config.model} --overwrite")
-    with _prepared(config) as experiment:
+        command = shlex.join(RunFolder.open(path)[1]["command"])
+        raise CheckpointError(
+            f"{path} has no checkpoint yet. It was made by: {command}. Give that command again, with --out {path} "
+            f"--overwrite"
+        )
+    with folder.locked(), _prepared(config) as experiment:
         folder.clean()
         return _fit(experiment, folder, last)
 
@@ -157,7 +162,9 @@ def _fit(experiment: Experiment, folder: RunFolder, checkpoint: Path | None = No
         doing = "drawing, so pictures may be missing"
         finish(experiment, folder, trainer, history, console)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"while {doing}; the run folder is {folder.path}") from None
+        saved = (folder.checkpoints / "last.safetensors").exists()
+        then = f"minidl resume {folder.path} goes on" if saved else f"there is no checkpoint yet in {folder.path}"
+        raise KeyboardInterrupt(f"while {doing}; {then}") from None
     except (TrainingError, DataError, WorkerError) as error:
         last = folder.checkpoints / "last.safetensors"
         if last.exists() and checkpoints.rescue is None:
@@ -171,19 +178,25 @@ def _fit(experiment: Experiment, folder: RunFolder, checkpoint: Path | None = No
 def finish(
     experiment: Experiment, folder: RunFolder, trainer: Trainer, history: LossHistory, console: Console
 ) -> None:  # fmt: skip
-    """Numbers, pictures, report.html, summary.txt and the last lines on the screen, from the weights as they are now
-    (their average, if there is one)."""
+    """Numbers, pictures, report.html, summary.txt and the last lines on the screen: from the best weights, or before
+    the end of the first epoch from those of the moment."""
     from . import pictures
     from .report import Report
 
     config, task = experiment.config, experiment.task
     manual_seed(config.seed)  # so that `evaluate` finds the same numbers
     report = Report(f"{config.model}: {type(task.model).__name__} on {config.data}", experiment.describe())
+    best = folder.checkpoints / "best.safetensors"
+    weights = f"those after step {trainer.step}"
+    if best.exists():
+        epoch = load_checkpoint(best, task.model)["epoch"]  # the last ones are in their checkpoint
+        weights = f"the best by {trainer.monitor}, after epoch {epoch} of {trainer.epoch}"
     task.model.eval()
-    with task.averaged(), _applied(task):
+    with nullcontext() if best.exists() else task.averaged(), _applied(task):
         numbers = experiment.measure(trainer)
         warnings = experiment.notes(numbers)
         report.section("Result")
+        report.text(f"Weights: {weights}.")
         for warning in warnings:
             report.note(warning, "warning")
         report.table(["test", "value"], [[name, value] for name, value in numbers.items()])
@@ -192,13 +205,20 @@ def finish(
     report.section("Training")
     gallery.picture(
         "loss",
-        pictures.loss_curve(trainer.records, history.steps, history.losses, experiment.unit, experiment.baselines),
+        pictures.loss_curve(
+            trainer.records,
+            history.steps,
+            history.losses,
+            experiment.unit,
+            experiment.baselines,
+            mark_best=task.monitor == "val_loss",
+        ),
         "The loss over the steps of training",
     )
     report.section("Run")
-    lines = [*(f"warning     {w}" for w in warnings), *_outcome(trainer, folder, gallery)]
+    lines = [*(f"warning     {w}" for w in warnings), f"weights     {weights}", *_outcome(trainer, folder, gallery)]
     about = RunFolder.open(folder.path)[1]
-    report.code(shlex.join(about["command"]), "The command that repeats this run")
+    report.code(shlex.join(about["command"]), "The command of this run; with another --out it repeats it")
     report.facts({name: value for name, value in about["config"].items() if value is not None and value is not False})
     report.section("Machine")
     report.facts({"started": about["started"], "minidl": about["minidl"], **about["machine"]})

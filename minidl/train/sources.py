@@ -117,7 +117,7 @@ def _arrays(load: Callable[[Path, Any], ArrayDataset], classes: int) -> Callable
         held_back = round(HELD_BACK * len(train))
         parts = random_split(train, [len(train) - held_back, held_back], options.seed)
         names = [str(i) for i in range(max(classes, 1 + int(train.arrays[1].max(initial=0))))]  # EMNIST has more
-        learn, validate, measure = (_sized(part, options, train[0][0].shape) for part in (*parts, test))
+        learn, validate, measure = (_sized(part, options, train.arrays[0].shape[1:]) for part in (*parts, test))
         return Sets(learn, validate, measure, names)
 
     return sets
@@ -217,9 +217,7 @@ def _pair(folder: Path, *choices: tuple[str, str]) -> list[Path]:
     found = [next((folder / name for name in names if (folder / name).is_dir()), None) for names in choices]
     if None in found:
         wanted = " and ".join(" or ".join(f"{name}/" for name in names) for names in choices)
-        raise TrainingError(
-            f"--data …:{folder}: expected {wanted} in it" + ("" if folder.is_dir() else "; no such folder")
-        )
+        raise TrainingError(f"{folder}: expected {wanted} in it" + ("" if folder.is_dir() else "; no such folder"))
     return [path for path in found if path is not None]
 
 

@@ -193,7 +193,7 @@ def test_image_folders_without_images_are_told(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         ImageFolder(tmp_path / "nowhere")
     (tmp_path / "cat").mkdir()
-    with pytest.raises(DataError, match="found 1 folders without"):
+    with pytest.raises(DataError, match="found 1 folders, none with images"):
         ImageFolder(tmp_path)
     with pytest.raises(DataError, match="No such file"):
         read_image(tmp_path / "x.png")

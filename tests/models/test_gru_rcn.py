@@ -252,3 +252,14 @@ def test_errors():
         GRURCN(**TINY)(tiny_percepts()[:2])
     with pytest.raises(ValueError, match=r"input has shape \(2, 5, 4, 1, 1\); it must be \(N, T, 2, H, W\)"):
         GRURCN(**TINY)(tiny_percepts()[::-1])
+
+
+def test_a_frozen_vgg_sees_the_same_in_training():
+    vgg = VGG16(classes=3, shape=(3, 32, 32), width=2, units=8)
+    model = VGG16GRURCN(vgg, GRURCN(3, (4, 8, 16, 16, 8), (2, 2, 2, 2, 2)))
+    assert model.train().vgg.training
+    vgg.requires_grad_(False)
+    assert not model.train().vgg.training and model.rcn.training
+    clip = minidl.rand(1, 3, 2, 32, 32)
+    first, second = (clip_percepts(model.vgg, clip)[-1].numpy() for _ in range(2))
+    np.testing.assert_array_equal(first, second)

@@ -93,8 +93,15 @@ def test_the_config_of_a_run_is_a_config_file(file):
 
 
 def test_options_survive_json():
-    options = Options(out=Path("x"), sizes=(2, 3), lr=0.1)
+    options = Options(out=Path("/x"), sizes=(2, 3), lr=0.1)
     assert Options.from_json(json.loads(json.dumps(options.as_json())), "config.json") == options
+
+
+def test_paths_become_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    values = Options(out=Path("x"), data="mnist:here/it").as_json()
+    assert (values["out"], values["data"]) == (f"{tmp_path}/x", f"mnist:{tmp_path}/here/it")
+    assert Options().as_json()["data"] == Options.data
 
 
 def test_flags_for_everything_but_defaults():

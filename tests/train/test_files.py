@@ -120,3 +120,16 @@ def test_run_folder_that_cannot_be_made(tmp_path):
 def test_run_folder_on_a_full_disk_is_noticed_at_once(tmp_path):
     with pytest.raises(RunFolderError, match=r"the disk has .* MB left"):
         RunFolder.create("ae", tmp_path).require_space(1e15)
+
+
+def test_a_folder_in_which_a_process_trains_is_not_for_another(tmp_path):
+    folder = RunFolder.create("ae", tmp_path / "run")
+    with folder.locked():
+        folder.write_config("ae", {})
+        for again in (folder.locked().__enter__, lambda: RunFolder.create("ae", folder.path, overwrite=True)):
+            with pytest.raises(RunFolderError, match="another process is training into this folder"):
+                again()
+        assert folder.config.exists()
+    with folder.locked():  # it was given back
+        pass
+    assert not (folder.path / ".lock").exists()

@@ -267,6 +267,6 @@ def test_checkpoints_that_cannot_be_used(tmp_path, undrawn, capsys):
     last.write_bytes((out / "checkpoints" / "best.safetensors").read_bytes())
     assert "holds weights but no state of the callbacks, optimizer, schedule" in refused(capsys, out)
     last.unlink()
-    assert "has no checkpoint yet: start anew with minidl train ae" in refused(capsys, out)
+    assert "has no checkpoint yet. It was made by: " in refused(capsys, out)
     last.write_bytes(whole)
     assert main(["resume", str(out)]) == 0

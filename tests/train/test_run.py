@@ -152,14 +152,14 @@ def test_a_closed_pipe_does_not_stop_the_run(tmp_path):
     assert contents(out) == FILES and len(lines(out)) == 20
 
 
-def test_ctrl_c_while_drawing_names_the_folder(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_while_drawing_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("minidl.train.pictures.png", stop)
     out = tmp_path / "run"
     assert main(["train", "ae", "--epochs", "1", "--out", str(out)]) == 130
-    wanted = f"minidl: stopped: while drawing, so pictures may be missing; the run folder is {out}\n"
+    wanted = f"minidl: stopped: while drawing, so pictures may be missing; minidl resume {out} goes on\n"
     assert capsys.readouterr().err == wanted
     assert (out / "checkpoints" / "last.safetensors").exists()
 

@@ -29,11 +29,13 @@ def loss_curve(
     unit: str,
     baselines: dict[str, float] | None = None,
     title: str = "Loss",
+    mark_best: bool = True,
 ) -> Figure:
     """The loss over steps: every step faint, means of epochs strong, validation with a dot at its best, baselines
     dashed; the legend below.
 
-    The axis is logarithmic where the values span more than a factor of five. unit: what the loss measures.
+    The axis is logarithmic where the values span more than a factor of five. unit: what the loss measures. mark_best:
+    draw that dot; not where another number decides which weights are best.
     """
     figure = figure_of(7.2, 4.2)
     axes = figure.subplots()
@@ -48,11 +50,12 @@ def loss_curve(
         if "val_loss" in records[-1]:
             val = [record["val_loss"] for record in records]
             axes.plot(x, val, color=ORANGE, lw=1.8, label="validation", **dots)
-            best = int(np.argmin(val))
-            axes.plot(
-                x[best], val[best], "o", color=ORANGE, markersize=7, mec="white", zorder=5, ls="none",
-                label=f"best: {val[best]:.3g} at step {x[best]}",
-            )  # fmt: skip
+            if mark_best:
+                best = int(np.argmin(val))
+                axes.plot(
+                    x[best], val[best], "o", color=ORANGE, markersize=7, mec="white", zorder=5, ls="none",
+                    label=f"best: {val[best]:.3g} at step {x[best]}",
+                )  # fmt: skip
     for name, value in (baselines or {}).items():
         axes.axhline(value, color=MUTED, lw=1, ls=(0, (4, 3)), label=f"{name}: {value:.3g}")
     _logarithmic_if_wide(axes)

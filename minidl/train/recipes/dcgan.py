@@ -268,18 +268,18 @@ class Film(Callback):
         every = -(-trainer.epochs // self.MOST)
         if trainer.epoch % every == 0 or trainer.epoch == 1:
             with trainer.task.averaged():
-                self.frames.append(self.experiment.draw_images(self.experiment.watched))
+                images = self.experiment.draw_images(self.experiment.watched)
+                self.frames.append(
+                    np.rint(255 * images).astype(np.uint8)
+                )  # checkpoints hold them
 
     def mosaics(self) -> np.ndarray:
         """(F, C, H, W), the images of a frame beside one another, grey ones as dark ink on white."""
         from ..pictures import mosaic
 
-        return np.array(
-            [
-                [mosaic(1 - p if len(images[0]) == 1 else p, WATCHED // 2, fill=1) for p in images.swapaxes(0, 1)]
-                for images in self.frames
-            ]
-        )
+        frames = np.array(self.frames) / 255
+        frames = 1 - frames if frames.shape[2] == 1 else frames
+        return np.array([[mosaic(p, WATCHED // 2, fill=1) for p in images.swapaxes(0, 1)] for images in frames])
 
     def state_dict(self) -> dict[str, Any]:
         return {"frames": np.array(self.frames)} if self.frames else {}

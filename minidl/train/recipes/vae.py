@@ -69,9 +69,7 @@ class VAEExperiment(Experiment):
         with self.fitting():
             if config.arch == "mlp":
                 model = MLPVAE(self.sets.shape, config.hidden, config.latent, config.likelihood)
-                for layer in model.modules():  # the paper's N(0, 0.01) learns more slowly and ends a little lower
-                    if isinstance(layer, minidl.nn.Linear):
-                        layer.reset_parameters()
+                model.reset_layers()  # the paper's N(0, 0.01) learns more slowly and ends a little lower
             else:
                 model = ConvVAE(self.sets.shape, latent=config.latent, likelihood=config.likelihood)
         self.task = Minimize(
@@ -126,14 +124,15 @@ class VAEExperiment(Experiment):
         name, figure, _ = self.sample(64)
         gallery.picture(name, figure, "Images drawn from random codes")
         if self.config.latent == 2:
-            grid, ticks = self.manifold(15 if inputs.shape[-1] <= 16 else 12)
+            with no_grad():
+                grid, ticks = model.manifold(15 if inputs.shape[-1] <= 16 else 12)
             gallery.picture(
                 "manifold",
                 pictures.manifold(
-                    grid,
+                    grid.numpy(),
                     "All images that the network can draw",
                     "At equal steps of the prior's probability",
-                    ticks=ticks.tolist(),
+                    ticks=ticks,
                     ink=True,
                 ),
                 "The images that belong to a grid of codes",
@@ -182,17 +181,6 @@ class VAEExperiment(Experiment):
         first = {int(label): i for i, label in reversed(list(enumerate(labels)))}
         places = [first[label] for label in sorted(first)]
         return np.array([(a, b) for a, b in zip(places, [*places[1:], places[0]], strict=True)][:6])
-
-    def manifold(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images (size, size, C, H, W) of codes at equal steps of the prior's distribution function; the steps."""
-        from scipy.special import ndtri
-
-        ticks = ndtri((np.arange(size) + 0.5) / size)
-        down, right = np.meshgrid(-ticks, ticks, indexing="ij")
-        codes = np.stack([right, down], -1).reshape(-1, 2).astype(np.float32)
-        with no_grad():
-            drawn = self.task.model.decode(Tensor(codes)).numpy()
-        return drawn.reshape(size, size, *drawn.shape[1:]), ticks
 
     def sample(self, count: int) -> tuple[str, Any, str]:
         from .. import pictures

@@ -26,6 +26,7 @@ from ..sources import Sets, VideoOptions, videos
 from ..tasks import Minimize
 
 SHOWN = 12  # clips in the moving picture
+GREY = 128.0  # taken from the bytes that C3D sees, in the place of the mean of its authors' videos
 MEAN_COLOUR = (123.68, 116.779, 103.939)  # of ImageNet, red green blue, 0..255: what VGG-16 was trained less
 
 
@@ -100,7 +101,7 @@ class TrainC3D(TrainVideo):
     def optimizer(self, model: Any) -> Any:
         if self.net == "mini":
             return optim.Adam(model.parameters(), lr=self.lr or 3e-3)
-        # the authors' solver for UCF-101 from scratch
+        # the authors' solver for UCF-101 from scratch, but for its steps: here the rate falls along a cosine
         return optim.SGD(model.parameter_groups(self.lr or 3e-3, 5e-3), lr=self.lr or 3e-3, momentum=0.9)
 
 
@@ -179,8 +180,9 @@ class VideoExperiment(Experiment):
 
     def scores(self, model: Any, clips: np.ndarray) -> Any:
         """Logits, or log-probabilities, which are logits as well: (N, C, T, H, W) in [0, 1] -> (N, classes)."""
-        if isinstance(model, VGG16GRURCN):
-            clips = 255 * clips - np.array(MEAN_COLOUR, np.float32).reshape(-1, 1, 1, 1)
+        if isinstance(model, (C3D, SmallC3D, VGG16GRURCN)):  # their authors' initial values and weights are for bytes
+            mean = MEAN_COLOUR if isinstance(model, VGG16GRURCN) else (GREY,)
+            clips = 255 * clips - np.array(mean, np.float32).reshape(-1, 1, 1, 1)
         return model(Tensor(clips))
 
     def loss(self, model: Any, batch: Any) -> Any:
