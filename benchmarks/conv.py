@@ -1,17 +1,11 @@
-"""Convolutions and poolings beside PyTorch. Needs torch.
+"""Convolutions and poolings beside PyTorch, layer by layer: `minidl bench conv`.
 
 python benchmarks/conv.py [THREADS]
 """
 
 import sys
 
-from rich.console import Console
-
-from minidl.bench import duel
-from minidl.bench.duel import table
+from minidl.bench.command import run
 
 if __name__ == "__main__":
-    threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-    results = duel("conv", rounds=9, threads=threads)
-    title = f"float32, {threads} thread(s); ratio = minidl / torch, median of pairs"
-    Console(width=120).print(table(results, title=title, unit="ms", scale=1e3))
+    sys.exit(run(["conv"], threads=int(sys.argv[1]) if len(sys.argv) > 1 else 1))

@@ -1,13 +1,11 @@
-"""What recording costs: one small operation and chains of them, beside PyTorch. Needs torch.
+"""What recording costs: one small operation and chains of them, beside PyTorch; `minidl bench overhead --threads 1`.
 
 python benchmarks/overhead.py
 """
 
-from rich.console import Console
+import sys
 
-from minidl.bench import duel
-from minidl.bench.duel import table
+from minidl.bench.command import run
 
 if __name__ == "__main__":
-    results = duel("overhead", rounds=31)
-    Console().print(table(results, title="8x8 float32, one thread; ratio = minidl / torch, median of pairs"))
+    sys.exit(run(["overhead"], threads=1))

@@ -2,89 +2,198 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
+
+TURN = 0.05  # seconds that a side computes before it is the other's turn, at least
+PAUSE = 0.02  # seconds between turns: threads of OpenMP wait actively for their next work, and would disturb the other
+WARM_UP = 2  # single runs on each side; their results must agree
+PAIRS = (3, 31)  # at least and at most
+
+
+class BenchError(Exception):
+    """A measurement is not possible; the message says why."""
+
+
+class Disagreement(BenchError):
+    """The two libraries do not compute the same, so their times mean nothing."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What was measured of one library, in a process of its own."""
+
+    seconds: float  # of one run: the median over the turns
+    first: float  # seconds of the first run of a process, which reads compiled kernels from disk
+    memory: int | None  # bytes at the peak, over what the process had after its imports
+    compiling: float = 0.0  # seconds of that, once on each machine, if the kernels were not on disk yet
 
 
 @dataclass(frozen=True)
 class Result:
-    """One case: median seconds of each side; median and extremes of the ratios ours / theirs, pair by pair."""
+    """One case. Ratios are ours / theirs, pair by pair: their median and extremes; None without a peer."""
 
+    workload: str
     case: str
-    ours: float
-    theirs: float
-    ratio: float
-    low: float
-    high: float
+    sizes: Mapping[str, int]
+    ours: Side
+    theirs: Side | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    pairs: int = 0
+    flops: float = 0.0  # of one run, as the direct algorithms would need
+    bytes: float = 0.0  # the least that one run must read and write
+
+    @property
+    def name(self) -> str:
+        """Workload, case and sizes in words."""
+        sizes = "".join(f", {name} {value}" for name, value in self.sizes.items())
+        return f"{self.workload}: {self.case}{sizes}"
 
 
-class Side:
-    """A worker process that runs one library."""
+@dataclass
+class Worker:
+    """A process that runs one library. threads: how many it may use, each on a core of its own."""
 
-    def __init__(self, library: str, workload: str, threads: int):
+    library: str
+    place: str
+    sizes: Mapping[str, int]
+    threads: int
+    turns: list[dict[str, Any]] = field(default_factory=list)  # the answers
+
+    def __post_init__(self) -> None:
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+        cores = sorted(os.sched_getaffinity(0))[-self.threads :] if hasattr(os, "sched_getaffinity") else []
+        words = [self.library, self.place, json.dumps(dict(self.sizes)), json.dumps(cores)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "minidl.bench.worker", library, workload],
+            [sys.executable, "-m", "minidl.bench.worker", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | dict.fromkeys(names, str(threads)),
+            env=os.environ | dict.fromkeys(names, str(self.threads)),
         )
-        self.library = library
-        self.cases: list[str] = self._answer()["cases"]
 
-    def _answer(self) -> Any:
+    def answer(self) -> Any:
+        """The next line that the process has to say."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(
-                f"the worker for {self.library} has stopped (exit status {self.process.wait()}); see above"
+            raise BenchError(
+                f"the process that runs {self.library} has stopped (exit status {self.process.wait()}); see above"
             )
         return json.loads(line)
 
-    def run(self, case: str) -> float:
-        """Seconds that one run of the case took."""
+    def run(self, case: str, seconds: float = 0.0, check: bool = False) -> dict[str, Any]:
+        """One turn."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"run": case}) + "\n")
-        self.process.stdin.flush()
-        return self._answer()["seconds"]
+        with contextlib.suppress(BrokenPipeError):  # it has stopped: `answer` says so
+            self.process.stdin.write(json.dumps({"run": case, "seconds": seconds, "check": check}) + "\n")
+            self.process.stdin.flush()
+        self.turns.append(self.answer())
+        return self.turns[-1]
+
+    def measured(self) -> Side:
+        """What all turns together say."""
+        timed = [turn["seconds"] for turn in self.turns[WARM_UP:]]
+        return Side(median(timed), self.turns[0]["seconds"], self.turns[-1]["memory"])
+
+    @property
+    def compiled(self) -> float:
+        """Seconds that have gone into compiling."""
+        return sum(turn["compiling"] for turn in self.turns)
 
     def close(self) -> None:
+        """End the process."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait()
+        with contextlib.suppress(BrokenPipeError):  # it ended by itself
+            self.process.stdin.close()
         self.process.stdout.close()
+        self.process.wait()
 
 
-def duel(workload: str, *, rounds: int = 15, warmup: int = 2, threads: int = 1, peer: str = "torch") -> list[Result]:
-    """Run every case of a workload `rounds` times on each side, in turn: ours, theirs, ours, theirs …"""
-    sides = [Side("minidl", workload, threads), Side(peer, workload, threads)]
+@contextmanager
+def workers(libraries: list[str], place: str, sizes: Mapping[str, int], threads: int) -> Iterator[list[Worker]]:
+    """A process for each library, all started at once; they end with the block."""
+    started: list[Worker] = []
     try:
-        results = []
-        for case in sides[0].cases:
-            pairs = [(sides[0].run(case), sides[1].run(case)) for _ in range(warmup + rounds)][warmup:]
-            ratios = [ours / theirs for ours, theirs in pairs]
-            ours, theirs = (median(column) for column in zip(*pairs, strict=True))
-            results.append(Result(case, ours, theirs, median(ratios), min(ratios), max(ratios)))
-        return results
+        for library in libraries:
+            started.append(Worker(library, place, sizes, threads))
+        yield started
     finally:
-        for side in sides:
-            side.close()
+        for worker in started:
+            worker.close()
 
 
-def table(results: list[Result], *, title: str, unit: str = "us", scale: float = 1e6) -> Any:
-    """The results as a rich table."""
-    from rich.table import Table
+def duel(
+    place: str, *, name: str = "", sizes: Mapping[str, int] | None = None, peer: str | None = "torch",
+    threads: int = 1, seconds: float = 5.0, tolerance: float = 1e-3,
+) -> Iterator[Result]:  # fmt: skip
+    """Measure every case of a workload on both sides, in turn: ours, theirs, ours, theirs …
 
-    out = Table(title=title)
-    for heading in ("case", f"minidl {unit}", f"peer {unit}", "ratio", "lowest", "highest"):
-        out.add_column(heading, justify="left" if heading == "case" else "right")
-    for r in results:
-        numbers = [f"{r.ours * scale:.2f}", f"{r.theirs * scale:.2f}", *(f"{v:.2f}" for v in (r.ratio, r.low, r.high))]
-        out.add_row(r.case, *numbers)
-    return out
+    place: of the workload's cases, "module:function" below minidl.bench.workloads. name: what results call it. sizes:
+    arguments of that function. peer: the other library, or None to measure minidl alone. seconds: about how long a
+    case is measured; there are at least 3 pairs of turns, and at most 31. tolerance: relative difference that the
+    results of the first two runs may have. Every case has new processes, so that its memory and its first run are its
+    own; if kernels had to be compiled they are started again, as a compiler takes memory. Gives each result as soon as
+    it is there. Raises Disagreement, and BenchError if a process ends.
+    """
+    sizes = dict(sizes or {})
+    libraries = ["minidl", *([peer] if peer else [])]
+    names: list[str] | None = None
+    at = 0
+    compiling: float | None = None
+    while names is None or at < len(names):
+        with workers(libraries, place, sizes, threads) as sides:
+            names, *_ = (side.answer()["cases"] for side in sides)
+            case = names[at]
+            for _ in range(WARM_UP):
+                _compare(f"{name or place}: {case}", [side.run(case, check=True) for side in sides], tolerance)
+            if compiling is None and sides[0].compiled:
+                compiling = sides[0].compiled
+                continue
+            pairs: list[list[float]] = []
+            began = time.perf_counter()
+            while len(pairs) < PAIRS[0] or (len(pairs) < PAIRS[1] and time.perf_counter() - began < seconds):
+                pairs.append([_timed(side, case) for side in sides])
+            measured = [side.measured() for side in sides]
+            flops, moved = (sides[0].turns[0][key] for key in ("flops", "bytes"))
+        ratio, low, high = _ratios(pairs) if peer else (None, None, None)
+        yield Result(
+            name or place, case, sizes, replace(measured[0], compiling=compiling or 0.0), measured[1] if peer else None,
+            ratio, low, high, len(pairs), flops, moved,
+        )  # fmt: skip
+        at, compiling = at + 1, None
+
+
+def _ratios(pairs: list[list[float]]) -> tuple[float, float, float]:
+    """Their median and extremes."""
+    found = [ours / theirs for ours, theirs in pairs]
+    return median(found), min(found), max(found)
+
+
+def _timed(side: Worker, case: str) -> float:
+    time.sleep(PAUSE)
+    return side.run(case, TURN)["seconds"]
+
+
+def _compare(what: str, turns: list[dict[str, Any]], tolerance: float) -> None:
+    values = [turn["value"] for turn in turns]
+    for value in values:
+        if value is not None and not math.isfinite(value):
+            raise Disagreement(f"{what}: the result is {value}")
+    if len(values) == 2 and None not in values and not math.isclose(*values, rel_tol=tolerance):
+        raise Disagreement(
+            f"{what}: the libraries do not compute the same; after the same number of runs the results are "
+            f"{values[0]:.6g} and {values[1]:.6g}"
+        )

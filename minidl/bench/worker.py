@@ -1,22 +1,82 @@
-"""One side of a duel: `python -m minidl.bench.worker LIBRARY WORKLOAD` answers requests, one JSON object a line.
+"""One side of a duel: `python -m minidl.bench.worker LIBRARY PLACE SIZES CORES` answers requests, a JSON object a line.
 
-It says which cases there are, then for each case asked for runs it once and answers with the seconds it took.
+It says which cases there are, then runs what is asked for. A turn is one run, or as many as fit into the seconds of the
+request, and the answer is their median: short steps are measured in full swing, as in a training loop.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
+from contextlib import nullcontext
 from importlib import import_module
+from statistics import median
+from typing import Any
+
+from ..warmup import Compiled, compiling
+from . import memory
+from .case import Case, Run
 
 
-def main(library: str, workload: str) -> None:
-    module = import_module(f"minidl.bench.workloads.{workload}")
-    cases = module.cases(library)
-    print(json.dumps({"cases": list(cases)}), flush=True)
+def main(library: str, place: str, sizes: str, cores: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; it ends this one
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, json.loads(cores))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not come between the answers
+    cases = find(place)(library, **json.loads(sizes))
+    _wake(library)
+    memory.forget_peak()
+    before = memory.in_use()
+    print(json.dumps({"cases": list(cases)}), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        print(json.dumps({"seconds": cases[request["run"]]()}), flush=True)
+        answer = _turn(library, cases[request["run"]], request["seconds"], request["check"])
+        most = memory.peak()
+        answer["memory"] = None if most is None or before is None else most - before
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def find(place: str) -> Any:
+    """The function `cases` of a workload, at "module:name" below minidl.bench.workloads."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"minidl.bench.workloads.{module}"), name)
+
+
+def _wake(library: str) -> None:
+    """Let the library import, allocate and start what it does once for all, on a tiny step: that is no memory of the
+    workload. Compiled kernels are not among it."""
+    dl, optim = import_module(library), import_module(f"{library}.optim")
+    w = dl.ones(2, 2, requires_grad=True)
+    (w @ w).sum().backward()
+    optim.Adam([w]).step()
+    if library == "minidl":
+        from numba.core.registry import cpu_target
+
+        from ..kernels import table
+
+        for operation in table.TABLE:
+            table.find(operation, "cpu")
+        for context in (cpu_target.typing_context, cpu_target.target_context):
+            context.refresh()  # 120 MB: what Numba knows about Python and NumPy
+
+
+def _turn(library: str, case: Any, least: float, check: bool) -> dict[str, Any]:
+    began = time.perf_counter()
+    with compiling() if library == "minidl" else nullcontext(Compiled()) as compiled:
+        runs = [_run(case, check)]
+        while time.perf_counter() - began < least:
+            runs.append(_run(case, False))
+    seconds = median(run.seconds for run in runs)
+    return runs[0]._asdict() | {"seconds": seconds, "compiling": compiled.seconds}
+
+
+def _run(case: Any, check: bool) -> Run:
+    """A case is a `Case`, or, where nothing is counted and compared, a function that runs once and returns seconds."""
+    return case(check) if isinstance(case, Case) else Run(case())
 
 
 if __name__ == "__main__":

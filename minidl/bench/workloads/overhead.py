@@ -1,4 +1,4 @@
-"""What one small recorded operation costs, and a chain of them forward and backward: 8x8 float32, one thread."""
+"""What one small recorded operation costs, and a chain of them forward and backward: float32, one thread."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 COUNT = 2000  # operations in one run
 
 
-def cases(library: str) -> dict[str, Callable[[], float]]:
-    array = np.random.default_rng(0).random((8, 8), dtype="float32")
+def cases(library: str, size: int = 8) -> dict[str, Callable[[], float]]:
+    """size: of the square arrays."""
+    array = np.random.default_rng(0).random((size, size), dtype="float32")
     dl: Any = import_module(library)
     if library == "torch":
         dl.set_num_threads(1)

@@ -1,0 +1,206 @@
+"""`minidl bench`: measure workloads, alone or beside PyTorch, and show what came out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+
+from ..data.extras import require
+from ..doctor import busy
+from ..kernels.cpu.threads import available
+from ..train.files import write_json
+from .duel import BenchError, Result, duel
+from .show import Ceiling, growth, growth_line, table
+from .worker import find
+from .workloads import WORKLOADS, Workload
+
+PEERS = ("torch", "none")
+WIDE = 200  # characters in a line of a file or a pipe
+
+
+def run(
+    workloads: Sequence[str] = (), *, against: str | None = None, json: Path | None = None, plot: Path | None = None,
+    threads: int | None = None, seconds: float = 5.0, sweep: bool = False, sizes: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """Measure and print. Returns 0; 1 if measuring failed, as when the two libraries do not compute the same;
+    2 for a wrong call; 130 after Ctrl-C, with what was measured until then.
+
+    workloads: names, or "all"; none: the usual ones. against: "torch", "none" to measure minidl alone, None for torch
+    where it is installed. json, plot: files to write. threads: for each side; None: all usable cores. seconds: for each
+    case, about. sweep: also measure how time grows with each size. sizes: for all workloads that have them, as
+    name=value.
+    """
+    from rich.console import Console
+
+    from ..train.machine import machine
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    try:
+        chosen = select(workloads)
+        given = _sizes(sizes, chosen)
+        peer = _peer(against)
+        _check(threads, seconds, json, plot)
+    except ValueError as error:
+        print(f"minidl bench: {error}", file=sys.stderr)
+        return 2
+    threads = threads or available()
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    facts = machine()
+    versions = f"minidl {facts['minidl']}" + (f" and {peer} {version(peer)}" if peer else "")
+    say(f"{versions}; {_count(threads, 'thread')}; {facts['processor']}, {facts['cores']} cores")
+    if peer is None and against is None:
+        say("PyTorch is not installed, so minidl is measured alone: pip install 'minidl[torch]' for a comparison")
+    for finding in busy():
+        if finding.advice:
+            say(f"{finding.value}: what is measured now, with several threads above all, means little", style="yellow")
+    results, status = [], 0
+    try:
+        ceiling = measure_ceiling(threads, peer)
+        best = f"{ceiling.flops / 1e9:.0f} GFLOP/s (product of matrices), {ceiling.bytes / 1e9:.1f} GB/s (copy)"
+        say(f"at best, measured now: {best}")
+        with console.status("measuring") as doing:
+            for result in _measure(chosen, given, peer, threads, seconds, sweep, doing.update):
+                results.append(result)
+    except KeyboardInterrupt:
+        if not results:
+            raise
+        status = 130
+        say("stopped by Ctrl-C; measured so far:")
+    except BenchError as error:
+        print(f"minidl bench: {error}", file=sys.stderr)
+        return 1
+    console.print(table(results, ceiling, peer))
+    for g in growth(results):
+        say(growth_line(g, peer))
+    if peer:
+        say(f"ratio: time of minidl / time of {peer}, median of pairs of turns; below 1, minidl is faster")
+    say(
+        "achieved: by minidl, in operations of the direct algorithm; peak: memory beyond what importing libraries takes"
+    )
+    if json is not None:
+        write_json(
+            json,
+            {
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "machine": facts,
+                "threads": threads,
+                "peer": None if peer is None else f"{peer} {version(peer)}",
+                "ceiling": ceiling._asdict(),
+                "results": [asdict(result) for result in results],
+            },
+        )
+        say(f"results: {json}")
+    if plot is not None:
+        from ..train.pictures import save
+        from .plot import draw
+
+        about = f"{facts['processor']}, {_count(threads, 'thread')}, {datetime.now(UTC):%Y-%m-%d}; {versions}"
+        save(draw(results, ceiling, peer, f"minidl beside {peer}" if peer else "minidl", about), plot)
+        say(f"picture: {plot}")
+    return status
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def select(names: Sequence[str]) -> dict[str, Workload]:
+    """The workloads of these names; "all" is every one, no name the usual ones. Raises ValueError."""
+    if not names:
+        return {name: w for name, w in WORKLOADS.items() if w.usual}
+    for name in names:
+        if name not in (*WORKLOADS, "all"):
+            near = get_close_matches(name, WORKLOADS, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ValueError(f"there is no workload {name!r}{hint} Known: {', '.join(WORKLOADS)}, all")
+    return dict(WORKLOADS) if "all" in names else {name: WORKLOADS[name] for name in dict.fromkeys(names)}
+
+
+def _sizes(words: Sequence[str], chosen: Mapping[str, Workload]) -> dict[str, dict[str, int]]:
+    """name=value words as the sizes of each workload. Raises ValueError for one that none of them has."""
+    given = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        if not text.isdigit() or not int(text):
+            raise ValueError(f"--set {word}: expected a size as name=value, such as batch=4")
+        given[name] = int(text)
+    known = {name: [*signature(find(w.place)).parameters][1:] for name, w in chosen.items()}
+    for name in given:
+        if not any(name in sizes for sizes in known.values()):
+            there = "; ".join(f"{workload}: {', '.join(sizes)}" for workload, sizes in known.items() if sizes)
+            raise ValueError(f"--set {name}: no such size. There are {there or 'none'}")
+    return {w: {name: value for name, value in given.items() if name in sizes} for w, sizes in known.items()}
+
+
+def _peer(against: str | None) -> str | None:
+    if against not in (None, *PEERS):
+        raise ValueError(f"--against is {against}: it must be one of {', '.join(PEERS)}")
+    there = find_spec("torch") is not None
+    if against == "torch" and not there:
+        raise ValueError("--against torch: PyTorch is not installed: pip install 'minidl[torch]'")
+    return "torch" if there and against != "none" else None
+
+
+def _check(threads: int | None, seconds: float, *files: Path | None) -> None:
+    """Raise ValueError for what would only be found out after the measurements."""
+    if threads is not None and not 1 <= threads <= available():
+        raise ValueError(f"--threads is {threads}: it must be between 1 and {available()}, the cores that are there")
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"--seconds is {seconds}: it must be a positive number")
+    for path in files:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give the name of a file")
+        if not os.access(path.resolve().parent, os.W_OK):
+            raise ValueError(f"{path} cannot be written: its folder does not exist or is not writable")
+    if files[-1] is not None:
+        require("matplotlib", "--plot")
+
+
+def measure_ceiling(threads: int, peer: str | None) -> Ceiling:
+    """The better of what both libraries reach."""
+    rates = {"flops": 0.0, "bytes": 0.0}
+    for result in duel("ceiling:cases", peer=peer, threads=threads, seconds=0.5):
+        for key in rates:
+            for side in (result.ours, result.theirs):
+                if side is not None:
+                    rates[key] = max(rates[key], getattr(result, key) / side.seconds)
+    return Ceiling(**rates)
+
+
+def _measure(
+    chosen: Mapping[str, Workload], sizes: Mapping[str, Mapping[str, int]], peer: str | None, threads: int,
+    seconds: float, sweep: bool, tell: Callable[[str], None],
+) -> Iterator[Result]:  # fmt: skip
+    for name, workload in chosen.items():
+        variants: list[dict[str, int]] = [{}]
+        if sweep and workload.sweep:
+            variants = [{size: value} for size, values in workload.sweep.items() for value in values]
+        for variant in variants:
+            tell(" ".join(["measuring", name, *(f"{size}={value}" for size, value in variant.items())]))
+            # what is swept comes last: `growth` relies on it
+            asked = {size: value for size, value in sizes[name].items() if size not in variant} | variant
+            yield from duel(workload.place, name=name, sizes=asked, peer=peer, threads=threads, seconds=seconds)
+
+
+def print_list() -> None:
+    """Print the names of all workloads, and their sizes."""
+    width = max(map(len, WORKLOADS)) + 2
+    print("workloads (* is measured when nothing is asked for):")
+    for name, workload in WORKLOADS.items():
+        print(f"  {'*' if workload.usual else ' '} {name:<{width}}{workload.summary}")
+        sizes = [f"{p.name}={p.default}" for p in [*signature(find(workload.place)).parameters.values()][1:]]
+        if sizes:
+            print(f"    {'':<{width}}--set {' '.join(sizes)}")

@@ -1,0 +1,59 @@
+"""What the machine can do at best: a product of large matrices, and copying memory with all threads.
+
+Each side measures both with its own means, and the better of the two counts.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ..case import Case, Work
+from .common import random
+
+
+def cases(name: str, size: int = 2048, megabytes: int = 256) -> dict[str, Case]:
+    """size: of the square matrices. megabytes: that are copied."""
+    return {
+        "product": Case(lambda: _product(name, size)),
+        "copy": Case(lambda: _copy(name, megabytes * 2**20)),
+    }
+
+
+def _product(name: str, size: int) -> Work:
+    a, b, out = random(size, size), random(size, size, seed=1), np.empty((size, size), np.float32)
+    multiply: Any = np.matmul
+    if name != "minidl":
+        import torch
+
+        a, b, out = map(torch.from_numpy, (a, b, out))
+        multiply = torch.matmul
+
+    def step() -> None:
+        multiply(a, b, out=out)
+
+    return Work(step, flops=2.0 * size**3)
+
+
+def _copy(name: str, nbytes: int) -> Work:
+    source, target = np.ones(nbytes // 4, np.float32), np.empty(nbytes // 4, np.float32)
+    if name != "minidl":
+        import torch
+
+        a, b = map(torch.from_numpy, (source, target))
+
+        def step() -> None:
+            b.copy_(a)
+
+    else:
+        threads = int(os.environ["OMP_NUM_THREADS"])
+        parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+        pool = ThreadPoolExecutor(threads)
+
+        def step() -> None:
+            list(pool.map(lambda part: np.copyto(*part), parts))  # without the GIL
+
+    return Work(step, bytes=2.0 * nbytes)
