@@ -301,7 +301,7 @@ def _demo(args: list[str]) -> int:
         jobs: Annotated[int | None, arg(metavar="N")] = None
         """Processes at the same time; without it one for each core."""
         quick: bool = False
-        """Scaled down, for a first look: the thresholds are those of the whole demo, so claims may fail."""
+        """Scaled down, for a first look: what the claims are about is measured, but not judged."""
         out: Annotated[Path | None, arg(metavar="DIR")] = None
         """Also write results.json and report.html into this folder."""
 

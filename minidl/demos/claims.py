@@ -15,19 +15,22 @@ from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from numbers import Integral
 from statistics import fmean
 from typing import Any, ClassVar, NamedTuple
 
 from ..train.errors import TrainingError
 from ..train.threads import available
 
-Run = dict[str, float]  # what one seed measured
+Run = dict[str, float]  # what one seed measured; counts are ints
 PATIENCE = 1.0  # seconds that a process gets to end before it is killed
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 HINT = (
     "What it wrote to stderr says why. A script that runs demos has to keep what it does under "
     'if __name__ == "__main__": and has to be a file'
 )
+NOT_JUDGED = "not judged (quick)"
+VERDICTS = {True: ("yes", ""), False: ("NO", "bold red"), None: (NOT_JUDGED, "dim")}  # words, and their style
 
 
 class DemoError(TrainingError):
@@ -35,11 +38,11 @@ class DemoError(TrainingError):
 
 
 class Check(NamedTuple):
-    """A claim, what was measured, and whether that bears it out. One row of the table."""
+    """A claim, what was measured, and whether that bears it out (None: not judged). One row of the table."""
 
     claim: str
     measured: str
-    holds: bool
+    holds: bool | None
 
 
 class Demo(ABC):
@@ -55,7 +58,7 @@ class Demo(ABC):
 
     @abstractmethod
     def run(self, seed: int, quick: bool) -> Run:
-        """Train and measure once. quick: scaled down to seconds on one core, for tests.
+        """Train and measure once. quick: scaled down to seconds on one core; the same things are measured.
 
         Everything random comes from `seed`. Only numbers, all finite: they travel between processes and end as JSON.
         """
@@ -63,7 +66,7 @@ class Demo(ABC):
     @abstractmethod
     def check(self, runs: Sequence[Run]) -> list[Check]:
         """The claims, judged over the runs of all seeds. Thresholds are constants, beside the measurements that they
-        come from."""
+        come from; they are those of the whole demo, so `run_demo` drops the verdicts on quick runs."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,9 @@ class Result:
     run_seconds: list[float]
 
     @property
-    def holds(self) -> bool:
-        """Whether all claims do."""
-        return all(check.holds for check in self.checks)
+    def holds(self) -> bool | None:
+        """Whether all claims do; None if they were not judged."""
+        return None if self.quick else all(check.holds for check in self.checks)
 
     def table(self) -> Any:
         """A rich table: claim, measured, holds."""
@@ -90,17 +93,16 @@ class Result:
         from rich.text import Text
 
         seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
-        scale = ", scaled down: thresholds are those of the whole demo" if self.quick else ""
+        scale = ", scaled down" if self.quick else ""
         shown = Table(title=Text(f"{self.demo.title} ({seeds}, {self.seconds:.0f} s{scale})"), title_justify="left")
         for heading in ("claim", "measured", "holds"):
             shown.add_column(heading)
         for check in self.checks:
-            verdict = Text("yes") if check.holds else Text("NO", style="bold red")
-            shown.add_row(Text(check.claim), Text(check.measured), verdict)
+            shown.add_row(Text(check.claim), Text(check.measured), Text(*VERDICTS[check.holds]))
         return shown
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as dicts, lists, strings and numbers."""
+        """Everything as dicts, lists, strings and numbers. What was not judged has null for "holds"."""
         return {
             "demo": self.demo.name,
             "title": self.demo.title,
@@ -128,7 +130,8 @@ def run_demo(
     demo: Demo, seeds: int = 3, quick: bool = False, jobs: int | None = None, first_seed: int = 0,
     done: Callable[[int, Run], None] | None = None,
 ) -> Result:  # fmt: skip
-    """Run a demo with `seeds` seeds from first_seed on, and check its claims.
+    """Run a demo with `seeds` seeds from first_seed on, and check its claims. quick: scaled down; what the claims are
+    about is measured, but not judged.
 
     Each seed has a fresh process with one thread: nets as small as these are fastest so, and the numbers depend neither
     on the other seeds nor on how many run at a time (`jobs`; by default as many as there are cores). done: is called
@@ -148,12 +151,15 @@ def run_demo(
             done(seed, run)
     runs = [finished[seed][0] for seed in numbers]
     run_seconds = [finished[seed][1] for seed in numbers]
-    return Result(demo, quick, numbers, runs, demo.check(runs), time.perf_counter() - began, run_seconds)
+    checks = demo.check(runs)
+    if quick:
+        checks = [check._replace(holds=None) for check in checks]
+    return Result(demo, quick, numbers, runs, checks, time.perf_counter() - began, run_seconds)
 
 
 def finite(run: Run) -> Run:
-    """The measurements as plain floats. Raises ValueError for those that are not finite."""
-    numbers = {name: float(value) for name, value in run.items()}
+    """The measurements as plain ints and floats. Raises ValueError for those that are not finite."""
+    numbers = {name: int(value) if isinstance(value, Integral) else float(value) for name, value in run.items()}
     wrong = [f"{name} = {value}" for name, value in numbers.items() if not math.isfinite(value)]
     if wrong:
         raise ValueError(f"measured {', '.join(wrong)}")

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..data.extras import require
 from ..train.errors import RunFolderError
 from ..train.files import reason, write_json
 from . import DEMOS
-from .claims import Demo, DemoError, Result, Run, run_demo
+from .claims import NOT_JUDGED, Demo, DemoError, Result, Run, run_demo
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,8 +28,8 @@ def run(
     names: str | Iterable[str], seeds: int = 3, quick: bool = False, jobs: int | None = None,
     out: str | Path | None = None, first_seed: int = 0,
 ) -> int:  # fmt: skip
-    """Run demos by name, one or several ("all": all of them), and print their tables. Returns 0 if every claim holds,
-    1 if one does not.
+    """Run demos by name, one or several ("all": all of them), and print their tables. Returns 1 if a claim does not
+    hold, else 0; the claims of quick runs are not judged.
 
     seeds, quick, jobs, first_seed: as for `run_demo`. out: a folder, made if need be, for results.json and report.html,
     which are written anew after each demo, so that they are there for those that are done.
@@ -58,7 +58,7 @@ def run(
         console.print(f"\n{_summary(results)}")
     if target is not None:
         console.print(f"results: {target}\nreport: {target.with_name(REPORT)}", markup=False, soft_wrap=True)
-    return 0 if all(result.holds for result in results) else 1
+    return int(any(result.holds is False for result in results))
 
 
 def select(names: Iterable[str]) -> list[str]:
@@ -122,8 +122,10 @@ def report(results: Sequence[Result]) -> Report:
         page.section(demo.title)
         page.text(demo.lecture)
         if result.quick:
-            page.note("Scaled down; the thresholds are those of the whole demo.", "warning")
-        page.table(["claim", "measured", "holds"], result.checks)
+            page.note("Scaled down, for a first look: the claims are about the whole demo and are not judged.")
+        verdicts = [NOT_JUDGED if check.holds is None else check.holds for check in result.checks]
+        rows = [(check.claim, check.measured, verdict) for check, verdict in zip(result.checks, verdicts, strict=True)]
+        page.table(["claim", "measured", "holds"], rows)
         page.text(demo.caveat)
         numbers = [[name, *(run[name] for run in result.runs)] for name in result.runs[0]]
         numbers.append(["seconds", *result.run_seconds])
@@ -133,10 +135,11 @@ def report(results: Sequence[Result]) -> Report:
     return page
 
 
-def _summary(results: Sequence[Result]) -> Any:
+def _summary(results: Sequence[Result]) -> str:
     """One line for all."""
     checks = [check for result in results for check in result.checks]
-    held = sum(check.holds for check in checks)
+    judged = [check.holds for check in checks if check.holds is not None]
+    said = f"{sum(judged)} of {len(judged)} claims hold" if judged else f"{len(checks)} claims, {NOT_JUDGED}"
     seconds = sum(result.seconds for result in results)
     demos = f"{len(results)} demo{'s' if len(results) > 1 else ''}"
-    return f"{demos}: {held} of {len(checks)} claims hold; {seconds:.0f} s"
+    return f"{demos}: {said}; {seconds:.0f} s"

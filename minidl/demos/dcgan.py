@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import permutations
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from minidl import Tensor, manual_seed, no_grad, optim
 
-from ..data import DataLoader, digits
+from ..data import digits
 from ..metrics import (
     class_coverage,
     confident_share,
@@ -20,7 +19,9 @@ from ..metrics import (
     parzen_log_likelihood,
 )
 from ..models.dcgan import DCGAN, interpolate, vector_arithmetic
+from ..train.tasks import Adversarial
 from .claims import Check, Demo, Run, spread
+from .fit import batches
 from .judge import Judge
 
 LATENT = 20
@@ -48,24 +49,12 @@ def train(seed: int, steps: int) -> DCGAN:
     """
     manual_seed(seed)
     gan = DCGAN(size=8, channels=1, latent=LATENT, width=WIDTH, base=2)
-    players = gan.discriminator, gan.generator
-    first, second = (optim.Adam(player.parameters(), lr=1e-3, betas=(0.5, 0.999)) for player in players)
-    loader = DataLoader(digits("train"), BATCH, shuffle=True, drop_last=True, seed=seed)
-    done = 0
-    while done < steps:
-        for images, _ in loader:
-            _step(first, gan.discriminator_loss(Tensor(2 * images - 1)))
-            _step(second, gan.generator_loss(BATCH))
-            done += 1
-            if done == steps:
-                break
+    adam = lambda player: optim.Adam(player.parameters(), lr=1e-3, betas=(0.5, 0.999))
+    real = lambda batch: Tensor(2 * batch[0] - 1)
+    game = Adversarial(gan, adam(gan.generator), adam(gan.discriminator), real)
+    for batch in batches(digits("train"), steps, BATCH, seed):
+        game.train_step(batch)
     return gan.eval()
-
-
-def _step(optimizer: Any, loss: Any) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
 
 
 def draw(gan: DCGAN, codes: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -28,20 +28,19 @@ def fit(
 
     Raises ValueError if the dataset has no whole batch, NotFinite when the loss is no longer a number.
     """
-    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=True, seed=seed)
     optimizer = optim.Adam(model.parameters(), lr=lr)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps) if decay else None
     task = Minimize(model, optimizer, loss, schedule, clip_norm=clip_norm)
     model.train()
-    return [task.train_step(batch)["loss"] for batch in islice(_forever(loader), steps)]
+    return [task.train_step(batch)["loss"] for batch in batches(dataset, steps, batch_size, seed)]
 
 
-def _forever(loader: DataLoader) -> Iterator[Batch]:
-    """Epoch after epoch."""
+def batches(dataset: Dataset, steps: int, batch_size: int, seed: int = 0) -> Iterator[Batch]:
+    """`steps` whole batches, epoch after epoch, each in another order. Raises ValueError if the dataset has none."""
+    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=True, seed=seed)
     if not len(loader):
         raise ValueError(f"the {len(loader.dataset)} items are fewer than one batch of {loader.batch_size}")
-    while True:
-        yield from loader
+    return islice(chain.from_iterable(repeat(loader)), steps)
 
 
 def cross_entropy(model: Any, batch: Batch) -> Tensor:

@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,17 +102,27 @@ def test_seeds_run_in_processes_of_one_thread_and_parallel_equals_sequential():
 
 
 def test_json_and_table_show_a_claim_that_fails():
-    result = run_demo(Coin(fails=True), seeds=1, quick=True)
-    assert not result.holds
+    result = run_demo(Coin(fails=True), seeds=1)
+    assert result.holds is False
     assert json.loads(json.dumps(result.as_json(), allow_nan=False)) == result.as_json()
     saved = result.as_json()
-    assert saved["demo"] == "coin" and saved["quick"] and not saved["holds"]
+    assert saved["demo"] == "coin" and saved["quick"] is saved["holds"] is False
     assert saved["checks"] == [{"claim": "more than none", "measured": "0.637", "holds": False}]
     (run,) = saved["runs"]
     assert run["seed"] == 0 and run["seconds"] > 0 and run["measured"]["heads"] == result.runs[0]["heads"]
     text = shown(result.table())
-    assert "A coin [not markup] (1 seed" in text and "scaled down" in text
+    assert "A coin [not markup] (1 seed" in text and "scaled down" not in text
     assert "0.637" in text and "NO" in text and "yes" not in text
+
+
+def test_quick_runs_are_measured_and_not_judged():
+    result = run_demo(Coin(fails=True), seeds=1, quick=True)
+    assert result.holds is None and result.runs[0]["quick"]
+    saved = json.loads(json.dumps(result.as_json(), allow_nan=False))
+    assert saved["quick"] and saved["holds"] is None
+    assert saved["checks"] == [{"claim": "more than none", "measured": "0.637", "holds": None}]
+    text = shown(result.table())
+    assert "scaled down" in text and "0.637" in text and "not judged (quick)" in text and "NO" not in text
 
 
 def shown(renderable):
@@ -138,7 +149,8 @@ def test_a_worker_that_fails_says_so_and_ends_the_others(what, says):
 
 
 def test_measurements_must_be_finite_numbers():
-    assert claims.finite({"heads": np.float32(0.5), "tails": 2}) == {"heads": 0.5, "tails": 2.0}
+    numbers = claims.finite({"heads": np.float32(0.5), "tails": 2, "coins": np.int64(3), "edge": 0.0})
+    assert json.dumps(numbers) == '{"heads": 0.5, "tails": 2, "coins": 3, "edge": 0.0}'  # counts stay integers
     with pytest.raises(ValueError, match="measured heads = nan, tails = -inf"):
         claims.finite({"heads": np.nan, "edge": 1, "tails": -np.inf})
 
@@ -209,7 +221,7 @@ def coins(monkeypatch):
 
 @pytest.mark.parametrize(("names", "status"), [("coin", 0), (["forged"], 1), (["all"], 1)])
 def test_exit_status_says_whether_all_claims_hold(coins, capsys, tmp_path, names, status):
-    assert command.run(names, seeds=2, quick=True, out=tmp_path / "new" / "folder") == status
+    assert command.run(names, seeds=2, out=tmp_path / "new" / "folder") == status
     saved = json.loads((tmp_path / "new" / "folder" / "results.json").read_text())
     assert all(demo["holds"] for demo in saved["demos"]) == (status == 0)
     text = capsys.readouterr().out
@@ -217,6 +229,16 @@ def test_exit_status_says_whether_all_claims_hold(coins, capsys, tmp_path, names
     assert ("NO" in text) == (status == 1)
     assert ("2 demos: 1 of 2 claims hold" in text) == (names == ["all"])
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {"results.json", "report.html"}
+
+
+def test_quick_runs_do_not_fail(coins, capsys, tmp_path):
+    assert command.run("all", seeds=1, quick=True, out=tmp_path) == 0
+    saved = json.loads((tmp_path / "results.json").read_text())["demos"]
+    assert [demo["holds"] for demo in saved] == [None, None]
+    text, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    assert "2 demos: 2 claims, not judged (quick)" in text and "NO" not in text
+    assert page.count("<td>not judged (quick)</td>") == 2 and "✗" not in page and "✓" not in page
+    assert re.search(r'<td>process</td><td class="number">[\d,]+</td>', page)  # a whole number, without decimals
 
 
 def test_results_of_finished_demos_stay_when_a_later_one_fails(monkeypatch, tmp_path, capsys):

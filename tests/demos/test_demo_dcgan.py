@@ -1,11 +1,14 @@
-"""The DCGAN demo: its parts against gans that can be calculated, a run scaled down, and what its claims turn on."""
+"""The DCGAN demo: its parts against gans that can be calculated, and what its claims turn on."""
 
 import numpy as np
 import pytest
+from demo_runs import RUNS
 
 from minidl import Tensor
 from minidl.demos import dcgan
 from minidl.demos.dcgan import LATENT, DCGANDemo, arithmetic, draw, walk
+
+RUN = RUNS["dcgan"]
 
 
 class Linear:
@@ -78,34 +81,6 @@ def test_training_is_a_function_of_the_seed():
     name = "generator.project.1.weight"
     assert not np.array_equal(first[name].numpy(), other[name].numpy())
     assert int(first["discriminator.conv2.1.num_batches_tracked"].numpy()) == 2 * 3 + 3  # real, drawn; drawn again
-
-
-@pytest.fixture(scope="module")
-def quick():
-    """A quarter of the steps, one seed."""
-    return DCGANDemo().run(0, quick=True)
-
-
-def test_a_short_run_shows_most_of_it(quick):
-    """Weaker than the demo's thresholds; in brackets what was measured with seed 0. Samples are still blurred then, and
-    a Gaussian's are likelier."""
-    assert quick["parzen"] > -20  # -7.1; uniform noise -40
-    assert quick["classes"] >= 7  # 9
-    assert quick["nearest"] > 0.5  # 1.4
-    assert quick["arithmetic"] > 0.4  # 0.87
-    assert quick["arithmetic"] > 4 * quick["random"]  # 0.03
-    assert quick["largest_step"] < 0.5  # 0.17
-
-
-RUN = {  # of seed 0, rounded
-    "parzen": 15.2, "parzen_pixels": 5.4, "parzen_train": 23.7, "classes": 10, "confident": 0.5, "nearest": 0.52,
-    "distance": 1.38, "distance_test": 1.16, "arithmetic": 0.87, "random": 0.03, "means": 10, "largest_step": 0.25,
-    "midpoint": 1.39, "blend": 1.47,
-}  # fmt: skip
-
-
-def test_a_run_measures_what_the_claims_are_about(quick):
-    assert set(quick) == set(RUN)
 
 
 @pytest.mark.parametrize(

@@ -1,38 +1,15 @@
-"""The demo of local motion, scaled down, and its claims."""
+"""The demo of local motion: its claims."""
 
 import math
 
 import numpy as np
 import pytest
+from demo_runs import RUNS
 
 from minidl.demos.claims import run_demo
-from minidl.demos.motion import NETS, MotionDemo, steps_to_learn
+from minidl.demos.motion import MotionDemo, steps_to_learn
 
-
-def test_nets_that_see_motion_learn_it_and_single_frames_do_not():
-    (run,) = run_demo(MotionDemo(), seeds=1, quick=True).runs
-    assert set(NETS) < set(run)
-    assert abs(run["one_frame"] - 0.25) < 0.08  # of 400 clips: 3.7 standard deviations
-    assert run["single"] < 0.35
-    assert run["single_same_backwards"] >= 0.99
-    assert run["early"] > 0.95 and run["late4"] > 0.7 and run["c3d"] > 0.8
-    assert run["convgru"] > run["single"] + 0.2
-    assert run["late1_steps"] > 1.5 * run["early_steps"]
-
-
-GOOD = {
-    "one_frame": 0.25,
-    "single": 0.27,
-    "single_same_backwards": 1.0,
-    "early": 1.0,
-    "c3d": 0.99,
-    "convgru": 0.97,
-    "late4": 1.0,
-    "late1": 0.4,
-    "early_steps": 90,
-    "late4_steps": 110,
-    "late1_steps": 400,
-}
+GOOD = RUNS["motion"]
 WRONG = [
     {"one_frame": 0.31},
     {"one_frame": 0.19},

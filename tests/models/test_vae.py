@@ -111,6 +111,32 @@ def test_interpolation_goes_from_one_reconstruction_to_the_other():
         model.interpolate(a, b, steps=1)
 
 
+def test_manifold_lies_on_the_quantiles_of_the_prior(monkeypatch):
+    """A decoder that returns its code shows where the grid is: equal shares of N(0, 1) between its lines."""
+    model = MLPVAE((1, 8, 8), hidden=32, latent=2)
+    monkeypatch.setattr(MLPVAE, "decode", lambda self, codes: codes)
+    codes, (columns, rows) = model.manifold(5)
+    shares = np.arange(0.1, 1, 0.2)
+    np.testing.assert_allclose(stats.norm.cdf(columns), shares, rtol=1e-9)
+    np.testing.assert_allclose(stats.norm.cdf(rows), shares[::-1], rtol=1e-9)
+    assert codes.shape == (5, 5, 2)
+    for i, j in np.ndindex(5, 5):
+        np.testing.assert_allclose(array(codes)[i, j], (columns[j], rows[i]), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("net", [MLPVAE, ConvVAE])
+def test_manifold_is_made_of_images_and_wants_codes_of_two_numbers(net):
+    model = spread_out(net((1, 8, 8), latent=2))
+    images, (columns, rows) = model.manifold(3)
+    assert images.shape == (3, 3, 1, 8, 8)
+    corner = array(model.decode(Tensor(np.array([[columns[2], rows[0]]], np.float32))))
+    np.testing.assert_allclose(array(images)[0, 2], corner[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="latent is 3; only codes of 2 numbers fill a grid"):
+        net((1, 8, 8), latent=3).manifold()
+    with pytest.raises(ValueError, match="size is 0; it must be at least 1"):
+        model.manifold(0)
+
+
 # ---- the initial values
 def test_initial_values():
     minidl.manual_seed(0)
@@ -121,6 +147,20 @@ def test_initial_values():
         else:
             assert abs(array(p).std() / 0.01 - 1) < max(0.01, 4 / math.sqrt(2 * p.numel())), name
             assert abs(array(p).mean()) < 4 * 0.01 / math.sqrt(p.numel()), name
+
+
+def test_the_layers_own_initial_values():
+    """Uniform up to 1 / sqrt(fan-in), as a layer by itself has them; the convolutional net starts from them."""
+    model = MLPVAE(hidden=50, latent=2)
+    minidl.manual_seed(1)
+    model.reset_layers()
+    minidl.manual_seed(1)
+    expected = [nn.Linear(784, 50), nn.Linear(50, 2), nn.Linear(50, 2), nn.Linear(2, 50), nn.Linear(50, 784)]
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    for layer, alone in zip(layers, expected, strict=True):
+        np.testing.assert_array_equal(array(layer.weight), array(alone.weight))
+        np.testing.assert_array_equal(array(layer.bias), array(alone.bias))
+    assert abs(array(layers[0].weight)).max() == pytest.approx(1 / 28, rel=1e-3)
 
 
 # ---- the two terms
