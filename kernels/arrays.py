@@ -9,6 +9,8 @@ import numpy as np
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
+LARGE = 2**18  # elements from which on an elementwise operation on the CPU is worth dividing
+
 
 def namespace(x: Array) -> Any:
     """The array library of x: numpy, or the module that brought x (cupy)."""

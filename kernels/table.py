@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import LARGE
 from .columns import COLUMNS
 from .reference import conv, elementwise, indexing, linalg, normalization, pool, reduction, shape
 
@@ -55,6 +56,46 @@ def on_cpu(reference: Any, name: str) -> Row:
     return Row(reference, lazy(f"cpu.{name}"), reference, reference)
 
 
+def pieces(kernel: Any) -> Row:
+    """An elementwise function for all columns; on the CPU large arrays are divided among the cores."""
+
+    def call(*args: Any, **params: Any) -> Any:
+        # a number, or an array that broadcasts, may come first: what NumPy is left with then is not wrong, only slower
+        if getattr(args[0], "size", 0) < LARGE:
+            return kernel(*args, **params)
+        from .cpu.pieces import elementwise
+
+        return elementwise(kernel, args, params)
+
+    call.whole = kernel  # type: ignore[attr-defined]
+    return Row(kernel, call, kernel, kernel)
+
+
+def reduced(kernel: Any, how: str = "reduction") -> Row:
+    """A reduction (or, with how="rows", a function of rows) for all columns, divided likewise on the CPU."""
+
+    def call(x: Any, **at: Any) -> Any:
+        if x.size < LARGE:
+            return kernel(x, **at)
+        return getattr(import_module(f"{__package__}.cpu.pieces"), how)(kernel, x, **at)
+
+    return Row(kernel, call, kernel, kernel)
+
+
+def recurrence(name: str, family: str, *columns: str) -> Row:
+    """A loop from reference/recurrent.py over products: those of the module `family` of the column, for some columns,
+    or else the reference's."""
+
+    def cell(column: str) -> Any:
+        def call(*args: Any, **params: Any) -> Any:
+            kernel = getattr(import_module(f"{__package__}.reference.recurrent"), name)
+            return kernel(*args, **params, family=import_module(f"{__package__}.{column}.{family}"))
+
+        return call if column in columns else lazy(f"reference.recurrent.{name}")
+
+    return Row(*map(cell, COLUMNS))
+
+
 # fmt: off
 TABLE: dict[str, Row] = {
     # the convolution family and pooling: what the project exists for
@@ -69,76 +110,76 @@ TABLE: dict[str, Row] = {
     "unfold":            every(pool.unfold),
     "fold":              every(pool.fold),
     # elementwise: ufuncs of the array library
-    "add":               every(np.add),
-    "sub":               every(np.subtract),
-    "mul":               every(np.multiply),
-    "div":               every(np.true_divide),
-    "pow":               every(elementwise.power),
-    "floor_divide":      every(elementwise.floor_divide),
-    "remainder":         every(elementwise.remainder),
-    "maximum":           every(np.maximum),
-    "minimum":           every(np.minimum),
-    "neg":               every(np.negative),
-    "abs":               every(np.absolute),
-    "sign":              every(np.sign),
-    "exp":               every(np.exp),
-    "expm1":             every(np.expm1),
-    "log":               every(np.log),
-    "log1p":             every(np.log1p),
-    "sqrt":              every(np.sqrt),
-    "sin":               every(np.sin),
-    "cos":               every(np.cos),
-    "tanh":              every(np.tanh),
-    "floor":             every(elementwise.floor),
-    "ceil":              every(elementwise.ceil),
-    "round":             every(elementwise.round),
-    "eq":                every(np.equal),
-    "ne":                every(np.not_equal),
-    "lt":                every(np.less),
-    "le":                every(np.less_equal),
-    "gt":                every(np.greater),
-    "ge":                every(np.greater_equal),
-    "bitwise_and":       every(np.bitwise_and),
-    "bitwise_or":        every(np.bitwise_or),
-    "bitwise_xor":       every(np.bitwise_xor),
-    "invert":            every(np.invert),
-    "isfinite":          every(np.isfinite),
-    "isnan":             every(np.isnan),
+    "add":               pieces(np.add),
+    "sub":               pieces(np.subtract),
+    "mul":               pieces(np.multiply),
+    "div":               pieces(np.true_divide),
+    "pow":               pieces(elementwise.power),
+    "floor_divide":      pieces(elementwise.floor_divide),
+    "remainder":         pieces(elementwise.remainder),
+    "maximum":           pieces(np.maximum),
+    "minimum":           pieces(np.minimum),
+    "neg":               pieces(np.negative),
+    "abs":               pieces(np.absolute),
+    "sign":              pieces(np.sign),
+    "exp":               pieces(np.exp),
+    "expm1":             pieces(np.expm1),
+    "log":               pieces(np.log),
+    "log1p":             pieces(np.log1p),
+    "sqrt":              pieces(np.sqrt),
+    "sin":               pieces(np.sin),
+    "cos":               pieces(np.cos),
+    "tanh":              pieces(np.tanh),
+    "floor":             pieces(elementwise.floor),
+    "ceil":              pieces(elementwise.ceil),
+    "round":             pieces(elementwise.round),
+    "eq":                pieces(np.equal),
+    "ne":                pieces(np.not_equal),
+    "lt":                pieces(np.less),
+    "le":                pieces(np.less_equal),
+    "gt":                pieces(np.greater),
+    "ge":                pieces(np.greater_equal),
+    "bitwise_and":       pieces(np.bitwise_and),
+    "bitwise_or":        pieces(np.bitwise_or),
+    "bitwise_xor":       pieces(np.bitwise_xor),
+    "invert":            pieces(np.invert),
+    "isfinite":          pieces(np.isfinite),
+    "isnan":             pieces(np.isnan),
     # elementwise: our own
-    "square":            every(elementwise.square),
-    "sigmoid":           every(elementwise.sigmoid),
-    "softplus":          every(elementwise.softplus),
-    "relu":              every(elementwise.relu),
-    "positive_part":     every(elementwise.positive_part),
-    "leaky_relu":        every(elementwise.leaky_relu),
-    "leaky_part":        every(elementwise.leaky_part),
-    "erf":               every(elementwise.erf),
-    "clamp":             every(elementwise.clamp),
-    "clamp_gradient":    every(elementwise.clamp_gradient),
-    "hardtanh":          every(elementwise.clamp),
-    "hardtanh_gradient": every(elementwise.hardtanh_gradient),
-    "larger_part":       every(elementwise.larger_part),
-    "log_gradient":      every(elementwise.log_gradient),
-    "where":             every(elementwise.where),
-    "dropout":           every(elementwise.dropout),
+    "square":            pieces(elementwise.square),
+    "sigmoid":           pieces(elementwise.sigmoid),
+    "softplus":          pieces(elementwise.softplus),
+    "relu":              pieces(elementwise.relu),
+    "positive_part":     pieces(elementwise.positive_part),
+    "leaky_relu":        pieces(elementwise.leaky_relu),
+    "leaky_part":        pieces(elementwise.leaky_part),
+    "erf":               pieces(elementwise.erf),
+    "clamp":             pieces(elementwise.clamp),
+    "clamp_gradient":    pieces(elementwise.clamp_gradient),
+    "hardtanh":          pieces(elementwise.clamp),
+    "hardtanh_gradient": pieces(elementwise.hardtanh_gradient),
+    "larger_part":       pieces(elementwise.larger_part),
+    "log_gradient":      pieces(elementwise.log_gradient),
+    "where":             pieces(elementwise.where),
+    "dropout":           pieces(elementwise.dropout),
     "astype":            every(elementwise.astype),
     "copy":              every(elementwise.copy),
     # reductions
-    "sum":               every(reduction.sum),
+    "sum":               reduced(reduction.sum),
     "spread":            every(reduction.spread),
-    "sum_to":            every(reduction.sum_to),
+    "sum_to":            reduced(reduction.sum_to, "sum_to"),
     "broadcast_to":      every(reduction.broadcast_to),
-    "amax":              every(reduction.amax),
-    "amin":              every(reduction.amin),
+    "amax":              reduced(reduction.amax),
+    "amin":              reduced(reduction.amin),
     "extreme_share":     every(reduction.extreme_share),
     "argmax":            every(reduction.argmax),
     "argmin":            every(reduction.argmin),
-    "any":               every(reduction.any),
-    "all":               every(reduction.all),
+    "any":               reduced(reduction.any),
+    "all":               reduced(reduction.all),
     "cumsum":            every(reduction.cumsum),
     "logsumexp":         every(reduction.logsumexp),
-    "softmax":           every(reduction.softmax),
-    "log_softmax":       every(reduction.log_softmax),
+    "softmax":           reduced(reduction.softmax, "rows"),
+    "log_softmax":       reduced(reduction.log_softmax, "rows"),
     # shape and indexing
     "reshape":           every(shape.reshape),
     "transpose":         every(shape.transpose),
@@ -161,11 +202,22 @@ TABLE: dict[str, Row] = {
     "linear":            on_cpu(linalg.linear, "linalg.linear"),
     "linear_weight":     on_cpu(linalg.linear_weight, "linalg.linear_weight"),
     "contract":          on_cpu(linalg.contract, "linalg.contract"),
+    # recurrences: loops over products
+    "rnn":               recurrence("rnn", "linalg", "cpu"),
+    "rnn_backward":      recurrence("rnn_backward", "linalg", "cpu"),
+    "lstm":              recurrence("lstm", "linalg", "cpu"),
+    "lstm_backward":     recurrence("lstm_backward", "linalg", "cpu"),
+    "gru":               recurrence("gru", "linalg", "cpu"),
+    "gru_backward":      recurrence("gru_backward", "linalg", "cpu"),
+    "conv_gru":          recurrence("conv_gru", "conv", "cpu", "cuda", "numba_cuda"),
+    "conv_gru_backward": recurrence("conv_gru_backward", "conv", "cpu", "cuda", "numba_cuda"),
     # fused
-    "batch_norm":            every(normalization.batch_norm),
-    "softmax_cross_entropy": every(normalization.softmax_cross_entropy),
-    "batch_norm_backward":            every(normalization.batch_norm_backward),
-    "softmax_cross_entropy_backward": every(normalization.softmax_cross_entropy_backward),
+    "batch_norm":            on_cpu(normalization.batch_norm, "normalization.batch_norm"),
+    "softmax_cross_entropy": on_cpu(normalization.softmax_cross_entropy, "normalization.softmax_cross_entropy"),
+    "batch_norm_backward":
+        on_cpu(normalization.batch_norm_backward, "normalization.batch_norm_backward"),
+    "softmax_cross_entropy_backward":
+        on_cpu(normalization.softmax_cross_entropy_backward, "normalization.softmax_cross_entropy_backward"),
 }
 # fmt: on
 

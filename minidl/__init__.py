@@ -155,13 +155,15 @@ _LATER = {
     **{name: f"minidl.{name}" for name in ("checking", "data", "inspect", "models", "nn", "optim", "train")},
     "gradcheck": "minidl.checking:gradcheck",
     "gradgradcheck": "minidl.checking:gradgradcheck",
-    **{name: f"minidl.inspect:{name}" for name in ("draw_autograd", "draw_layers", "summary")},
+    **{name: f"minidl.inspect:{name}" for name in ("draw_autograd", "draw_layers", "explain", "summary")},
+    "conv_precision": "minidl.kernels.precision:conv_precision",
 }
 
 if TYPE_CHECKING:
     from . import checking, data, inspect, models, nn, optim, train
     from .checking import gradcheck, gradgradcheck
-    from .inspect import draw_autograd, draw_layers, summary
+    from .inspect import draw_autograd, draw_layers, explain, summary
+    from .kernels.precision import conv_precision
 
 
 def __getattr__(name: str) -> Any:

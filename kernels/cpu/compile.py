@@ -87,12 +87,16 @@ class _DiskCache:
             part.unlink(missing_ok=True)  # a full disk costs the next process its time, not this one its result
 
 
-def jit(function: Callable | None = None, *, parallel: bool = False, inline: bool = False) -> Any:
+def jit(
+    function: Callable | None = None, *, parallel: bool = False, inline: bool = False, reassociate: bool = False
+) -> Any:
     """Decorator: compile for the types of each first call, without the GIL. `parallel` makes prange parallel;
-    `inline` is for helpers that are only called by other kernels."""
+    `inline` is for helpers that are only called by other kernels; `reassociate` lets the compiler add in another order,
+    as vector instructions need it, but the same in each run."""
     if function is None:
-        return lambda f: jit(f, parallel=parallel, inline=inline)
-    kernel = numba.njit(parallel=parallel, nogil=True, error_model="numpy")(function)
+        return lambda f: jit(f, parallel=parallel, inline=inline, reassociate=reassociate)
+    relaxed = {"reassoc", "nsz", "contract"} if reassociate else False
+    kernel = numba.njit(parallel=parallel, nogil=True, error_model="numpy", fastmath=relaxed)(function)
     if not inline:
         kernel._cache = _DiskCache(function)
     return kernel

@@ -81,7 +81,7 @@ def _max_pool(x: Array, g: PoolGeometry) -> tuple[Array, Array]:
 def _max_unpool(y: Array, indices: Array, g: PoolGeometry) -> Array:
     from .windows import max_unpool
 
-    layout = _layout(y)
+    layout = _layout(indices)  # that of the input of max_pool; y, a gradient, may come in another
     x, wrong = _empty(layout, g.x_shape, y.dtype), np.zeros(1, np.int8)
     size, count, *_ = _walk(g)
     max_unpool(_read(y, layout), _read(indices, layout), _written(x), wrong, *layout.sizes, _block(layout), size, count)

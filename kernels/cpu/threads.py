@@ -1,45 +1,164 @@
-"""How many threads the CPU kernels use, and the rule that BLAS adds none of its own inside them.
+"""How many threads the CPU kernels use: the one place that decides.
 
-One parallel region is Numba's, over tasks; each task calls a BLAS that must stay on its own thread, or 4 x 4 threads
-fight for 4 cores. Numba takes OpenMP where it finds it (TBB before it, workqueue after it); nothing is forced.
+Three kinds of threads compute: Numba's (compiled kernels), BLAS's (products of matrices), and a pool of Python threads
+in which NumPy works on pieces of large arrays (`share`). Only one kind is at work at a time, each is told how many it
+may be when it is asked for something, and that is never more than `get_num_threads()`: 4 x 4 threads do not fight for
+4 cores. Numba takes OpenMP where it finds it (TBB before it, workqueue after it); nothing is forced.
+
+Which bits come out may depend on the number of threads, never on which of them is faster.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import cache
+from itertools import count as numbers
+from pathlib import Path
 from typing import Any
 
-_forked = False  # this process was forked after its parent had started threads
+_chosen: int | None = None  # by set_num_threads
+_here = threading.local()  # `most`: what a task of `share` may use
+_pool: Any = None  # of Python threads
+_pool_lock = threading.Lock()
+_forked = False  # this process was forked after its parent had entered a region
 
 
-def _after_fork() -> None:
-    global _forked
-    _forked = True
+# ---- how many there are
+@cache
+def available() -> int:
+    """Cores that this process may use: those it may run on, or fewer where its container has a quota of CPU time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = container_quota()
+    return cores if quota is None else max(1, min(cores, -int(-quota // 1)))
+
+
+def container_quota(groups: str | Path = "/proc/self/cgroup", mounted: str | Path = "/sys/fs/cgroup") -> float | None:
+    """CPUs' worth of time that control groups (Linux, version 1 or 2) leave to this process; None: no limit.
+
+    A group's limit holds for the groups inside it as well, so the smallest on the way up counts.
+    """
+    try:
+        lines = Path(groups).read_text().splitlines()
+    except OSError:
+        return None
+    found = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # version 2 has one tree and names no controllers; version 1 has a tree for each set of them
+        roots = [Path(mounted)] if not controllers else [Path(mounted, name) for name in ("cpu", controllers)]
+        for root in roots:
+            place = root / path.lstrip("/")
+            found += [_quota(folder) for folder in (place, *place.parents) if folder.is_relative_to(root)]
+    return min((q for q in found if q is not None), default=None)
+
+
+def _quota(folder: Path) -> float | None:
+    """The limit that this control group sets itself."""
+    try:
+        if (folder / "cpu.max").exists():  # version 2: "max 100000" or "150000 100000"
+            limit, period = (folder / "cpu.max").read_text().split()
+        else:
+            limit = (folder / "cpu.cfs_quota_us").read_text().strip()  # version 1: -1 for no limit
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        return int(limit) / int(period) if limit not in ("max", "-1") and int(period) > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def _number(variable: str) -> int | None:
+    """The number in an environment variable; OMP_NUM_THREADS may be a list, of which the first counts."""
+    first = os.environ.get(variable, "").partition(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else None
 
 
 @cache
-def _limit() -> int:
-    """The smallest of OMP_NUM_THREADS and Numba's own limit (NUMBA_NUM_THREADS, or the number of usable cores)."""
-    import numba
+def most() -> int:
+    """What set_num_threads can reach: the `available` cores, or fewer if NUMBA_NUM_THREADS says so, which Numba cannot
+    exceed."""
+    return min(available(), _number("NUMBA_NUM_THREADS") or available())
 
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_after_fork)
-    outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    most = numba.config.NUMBA_NUM_THREADS
-    return min(int(outermost), most) if outermost.isdigit() else most
+
+@cache
+def _default() -> int:
+    return min(most(), _number("OMP_NUM_THREADS") or most())
+
+
+def get_num_threads() -> int:
+    """Threads that computations on the CPU use at most.
+
+    The number from `set_num_threads`; else all cores that the process may use (its affinity and its container's quota
+    of CPU time), or OMP_NUM_THREADS or NUMBA_NUM_THREADS if one of them is smaller.
+    """
+    return _chosen or _default()
+
+
+def set_num_threads(number: int) -> None:
+    """Let computations on the CPU use `number` threads, in this process: BLAS, compiled kernels, and operations on
+    large arrays. Small work stays on one thread in any case.
+
+    Raises ValueError for more threads than the process has cores (see `get_num_threads`): they would only wait for each
+    other.
+    """
+    global _chosen
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"number is {number!r}; it must be a whole number of threads")
+    if not 1 <= number <= most():
+        why = " as NUMBA_NUM_THREADS limits them" if most() < available() else ""
+        raise ValueError(f"number is {number}: it must be between 1 and {most()}, the cores of this process{why}")
+    _chosen = number
+    if numba := _numba():
+        numba.set_num_threads(min(number, numba.config.NUMBA_NUM_THREADS))
+    blas.set(number)
+
+
+@contextmanager
+def limited(number: int | None) -> Iterator[None]:
+    """Inside the block computations use `number` threads (None: what they used before)."""
+    global _chosen
+    if number is None:
+        yield
+        return
+    chosen, before = _chosen, [(library, library.get_num_threads()) for library in blas.libraries()]
+    compiled = numba.get_num_threads() if (numba := _numba()) else None
+    try:
+        set_num_threads(number)
+        yield
+    finally:
+        _chosen = chosen
+        if numba := _numba():
+            numba.set_num_threads(compiled or numba.config.NUMBA_NUM_THREADS)
+        for library, old in before:
+            library.set_num_threads(old)
+
+
+def _numba() -> Any:
+    """Numba, if it has been imported (which takes half a second)."""
+    numba = sys.modules.get("numba")
+    return numba if hasattr(numba, "get_num_threads") else None
 
 
 def count() -> int:
-    """Threads that parallel kernels may use in the calling thread; inside of `region`, those that it allows."""
-    import numba
+    """Threads that the calling thread may use now: inside of `region` those that it allows, in a task of `share` 1."""
+    number = min(get_num_threads(), getattr(_here, "most", most()))
+    if numba := _numba():  # the user may have given it a number of its own
+        number = min(number, numba.get_num_threads())
+    return max(1, number)
 
-    return max(1, min(_limit(), numba.get_num_threads()))
+
+def worth(work: int, share: int) -> int:
+    """Threads for some work: one for each `share` of it, as far as there are any."""
+    return max(1, min(count(), work // share))
 
 
+# ---- threads of compiled kernels
 @contextmanager
 def region(work: int, share: int) -> Iterator[None]:
     """Compiled kernels run on one thread for each `share` of the work, as far as there are any.
@@ -48,51 +167,148 @@ def region(work: int, share: int) -> Iterator[None]:
     """
     import numba
 
+    _watch_forks()
     before = numba.get_num_threads()
-    numba.set_num_threads(max(1, min(count(), work // share)))
+    numba.set_num_threads(worth(work, share))
     try:
         yield
     finally:
         numba.set_num_threads(before)
 
 
+@cache
+def _watch_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
 def usable() -> bool:
-    """Whether compiled kernels may run: GNU OpenMP kills a forked child that enters a parallel region."""
+    """Whether compiled kernels may run: GNU OpenMP kills a forked child that enters a parallel region. There, NumPy
+    computes."""
     return not _forked
 
 
-class _SingleThreadedBLAS:
-    """Context in which every loaded BLAS uses one thread. The first to enter sets it, the last to leave restores it.
+# ---- a pool of Python threads
+def share(task: Callable[[int], None], tasks: int, workers: int | None = None) -> None:
+    """task(0) … task(tasks - 1), in no order, by this thread and up to `workers` - 1 others (None: all there are).
 
-    Set per call, which costs about 10 us, and not once for good: SciPy's BLAS also serves the user's scipy.linalg.
+    For work that lets go of the interpreter's lock, as NumPy does. The threads sleep while there is nothing to do, and
+    whoever is free takes the next task: a core that is busy elsewhere delays one task, not all. Tasks see the caller's
+    context variables, and `count()` is 1 for them. The first error is raised, once all threads have stopped.
+    """
+    workers = min(count() if workers is None else workers, tasks)
+    if workers <= 1:
+        for i in range(tasks):
+            task(i)
+        return
+    following = numbers()
+    wrong: list[BaseException] = []
+
+    def work() -> None:
+        before, _here.most = getattr(_here, "most", most()), 1
+        try:
+            while not wrong and (i := next(following)) < tasks:
+                task(i)
+        except BaseException as error:  # raised below, in the thread that asked
+            wrong.append(error)
+        finally:
+            _here.most = before
+
+    helpers = [_executor().submit(copy_context().run, work) for _ in range(workers - 1)]
+    work()
+    for helper in helpers:
+        if not helper.cancel():  # one that has not begun has nothing left to do
+            helper.result()
+    if wrong:
+        raise wrong[0]
+
+
+def _executor() -> Any:
+    """The pool; made when first needed, and again in a forked child, which has none of its parent's threads."""
+    global _pool
+    with _pool_lock:
+        if _pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            _pool = ThreadPoolExecutor(max(1, most() - 1), thread_name_prefix="minidl")
+        return _pool
+
+
+def _forget_pool() -> None:
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+# ---- threads of BLAS
+class _BLAS:
+    """The number of threads of every loaded BLAS: NumPy and SciPy each bring one.
+
+    Set for each block, which costs a few microseconds, and not once for good: they also serve the user's own calls.
+    Where blocks of several Python threads overlap, the smallest number holds; the last to leave restores what was
+    before the first.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
-        self._libraries: list[Any] | None = None
-        self._before: list[int] = []
+        self._inside: list[int] = []  # the limits of the blocks that are being executed
+        self._before: list[tuple[Any, int]] = []
+        self._found: tuple[bool, list[Any]] | None = None
+
+    def libraries(self) -> list[Any]:
+        """Looked up late and once (milliseconds), and again when SciPy has been loaded since."""
+        scipy = "scipy.linalg" in sys.modules
+        if self._found is None or self._found[0] != scipy:
+            from threadpoolctl import ThreadpoolController
+
+            self._found = scipy, ThreadpoolController().select(user_api="blas").lib_controllers
+        return self._found[1]
+
+    def set(self, number: int) -> None:
+        for library in self.libraries():
+            if library.get_num_threads() != number:
+                library.set_num_threads(number)
+
+    def enter(self, number: int) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = [(library, library.get_num_threads()) for library in self.libraries()]
+            self._inside.append(number)
+            self.set(min(self._inside))
+
+    def leave(self, number: int) -> None:
+        with self._lock:
+            self._inside.remove(number)
+            if self._inside:
+                self.set(min(self._inside))
+                return
+            for library, old in self._before:
+                if library.get_num_threads() != old:
+                    library.set_num_threads(old)
+
+
+blas = _BLAS()
+
+
+class blas_threads:
+    """Context in which every BLAS uses this many threads."""
+
+    def __init__(self, number: int):
+        self.number = number
 
     def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside > 1:
-                return
-            if self._libraries is None:
-                # looked up late and once (milliseconds): by now the kernels have loaded SciPy's
-                from threadpoolctl import ThreadpoolController
-
-                self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-            self._before = [library.get_num_threads() for library in self._libraries]
-            for library in self._libraries:
-                library.set_num_threads(1)
+        blas.enter(self.number)
 
     def __exit__(self, *_: Any) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                for library, number in zip(self._libraries or (), self._before, strict=True):
-                    library.set_num_threads(number)
+        blas.leave(self.number)
 
 
-single_threaded_blas = _SingleThreadedBLAS()
+single_threaded_blas = blas_threads(1)  # around compiled kernels whose threads each call it

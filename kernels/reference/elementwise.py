@@ -103,16 +103,18 @@ def square(x: Array) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)), accurate and without overflow at both ends."""
+    """1 / (1 + exp(-x)), accurate at both ends: where exp(-x) is infinite, the result is 0."""
+    if x.dtype.itemsize == 2:  # infinity is near in half precision
+        return sigmoid(x.astype("float32")).astype(x.dtype)
     xp = namespace(x)
-    e = xp.exp(-abs(x))
-    return xp.where(x >= 0, xp.ones((), x.dtype), e) / (1 + e)
+    with np.errstate(over="ignore"):
+        return xp.reciprocal(1 + xp.exp(-x))
 
 
 def softplus(x: Array) -> Array:
     """log(1 + exp(x)) without overflow."""
     xp = namespace(x)
-    return xp.logaddexp(x, xp.zeros((), x.dtype))
+    return xp.log1p(xp.exp(-abs(x))) + xp.maximum(x, 0)
 
 
 def relu(x: Array) -> Array:

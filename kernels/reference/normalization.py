@@ -52,7 +52,11 @@ def softmax_cross_entropy(x: Array, target: Array) -> tuple[Array, Array]:
     """x: (N, C, ...) logits, target: (N, ...) classes -> the loss of each element and the log-sum-exp: (N, ...)."""
     xp = namespace(x)
     top = x.max(1, keepdims=True)
-    lse = (xp.log(xp.exp(x - top).sum(1, keepdims=True, dtype=wide(x.dtype))) + top)[:, 0].astype(x.dtype, copy=False)
+    e = x - top
+    xp.exp(e, out=e)
+    lse = (xp.log(e.sum(1, keepdims=True, dtype=wide(x.dtype))) + top)[:, 0].astype(x.dtype, copy=False)
+    if x.ndim == 2:  # the general way takes NumPy ten times as long for a few rows
+        return lse - x[xp.arange(len(x)), target], lse
     return lse - xp.take_along_axis(x, target[:, None], 1)[:, 0], lse
 
 
@@ -60,8 +64,12 @@ def softmax_cross_entropy_backward(
     g: Array, x: Array, target: Array, lse: Array, *, needs: list[bool]
 ) -> tuple[Array, None]:
     xp = namespace(x)
-    gx = xp.exp(x - lse[:, None])
-    at = target[:, None]
-    xp.put_along_axis(gx, at, xp.take_along_axis(gx, at, 1) - 1, 1)
+    gx = x - lse[:, None]
+    xp.exp(gx, out=gx)
+    if x.ndim == 2:
+        gx[xp.arange(len(x)), target] -= 1
+    else:
+        at = target[:, None]
+        xp.put_along_axis(gx, at, xp.take_along_axis(gx, at, 1) - 1, 1)
     gx *= g[:, None]
     return gx, None

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.geometry import ConvGeometry
 from ..ops.norm import batch_norm, softmax_cross_entropy
+from ..ops.recurrent import conv_gru, gru, lstm, rnn
 from .sample import Case, Rng, Sample, away, distinct, normal, positive, primitive, scattered
 
 Axes = tuple[int, ...]
@@ -180,6 +182,53 @@ def _cross_entropy_backward(rng: Rng) -> Iterator[Case]:
         yield Case((normal(rng, *target.shape), x, target, lse), {"needs": [True, False]})
 
 
+# ---- recurrences
+def _sequence(rows: int, states: int, *variants: dict) -> Callable[[Rng], Iterator[Case]]:
+    """3 steps of 2 samples, states of 2 numbers; with and without a bias, forwards and backwards, a single step."""
+
+    def build(rng: Rng) -> Iterator[Case]:
+        for variant in variants or ({},):
+            for steps, bias, reverse in ((3, True, False), (3, False, True), (1, True, True)):
+                first = [normal(rng, 2, 2) for _ in range(states)]
+                b = normal(rng, 2 * rows) if bias else None
+                x, w = normal(rng, steps, 2, 2 * rows), normal(rng, 2 * rows, 2)
+                yield Case((x, *first, w, b), {**variant, "reverse": reverse})
+
+    return build
+
+
+def _images(rng: Rng) -> Iterator[Case]:
+    for channels, kernel, reverse in ((2, (3, 1), False), (1, (1, 3), True)):
+        geometry = ConvGeometry.of((2, channels, 3, 2), (2 * channels, channels, *kernel), padding="same")
+        x, w = normal(rng, 3, 2, 3 * channels, 3, 2), normal(rng, 3 * channels, channels, *kernel)
+        yield Case((x, normal(rng, 2, channels, 3, 2), w), {"geometry": geometry, "reverse": reverse})
+
+
+def _back(forward: Any, build: Callable[[Rng], Iterator[Case]]) -> Callable[[Rng], Iterator[Case]]:
+    """Cases of a backward kernel: a gradient, all inputs but x, and what the forward kernel gave."""
+
+    def cases(rng: Rng) -> Iterator[Case]:
+        for case in build(rng):
+            out = forward(*case.inputs, **case.params)
+            given = [*out] if isinstance(out, tuple) else [out]
+            needs = [a is not None for a in case.inputs]
+            yield Case((normal(rng, *given[0].shape), *case.inputs[1:], *given), {"needs": needs, **case.params})
+
+    return cases
+
+
+def _recurrences() -> Iterator[Sample]:
+    # under relu the states of this many steps stay away from its kink for most draws; those of seed 0 and 1 do
+    for forward, build in (
+        (rnn, _sequence(1, 1, {"relu": False}, {"relu": True})),
+        (lstm, _sequence(4, 2)),
+        (gru, _sequence(3, 1)),
+        (conv_gru, _images),
+    ):
+        yield primitive(forward.name, build)
+        yield primitive(f"{forward.name}_backward", _back(forward, build), gradient="none")
+
+
 def samples() -> Iterator[Sample]:
     yield primitive("sum", _reduction(empty=EMPTY), linear=True)
     yield primitive("spread", _spread, linear=True)
@@ -306,3 +355,4 @@ def samples() -> Iterator[Sample]:
     yield primitive("batch_norm_backward", _batch_norm_backward, gradient="none")
     yield primitive("softmax_cross_entropy", _cross_entropy)
     yield primitive("softmax_cross_entropy_backward", _cross_entropy_backward, gradient="none")
+    yield from _recurrences()

@@ -249,7 +249,7 @@ def _seed(output: Tensor, gradient: Any, graph: bool) -> Any:
     elif isinstance(gradient, Tensor):
         if graph and gradient.dtype == output.dtype and gradient.shape == output.shape:
             return gradient
-        array = gradient._data.copy()  # ours: what comes to rest in a leaf must not be the caller's array
+        array = gradient._data.copy(order="K")  # ours: what comes to rest in a leaf must not be the caller's array
     else:
         array = np.array(gradient, output.dtype)
     if array.shape != output.shape:

@@ -1,68 +1,65 @@
-"""One step of each recurrence, after the products with the inputs, which a layer computes for all steps at once.
+"""Recurrences after the products with the inputs, which a layer computes for all steps at once.
 
-The layers of `minidl.nn` hold the weights and the loop over time; what happens to the gates happens here.
+The layers of `minidl.nn` hold the weights and check what they are given; the recurrences are primitives
+(ops/recurrent.py). Sequences are (T, N, …) here; reverse: from the last step to the first.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..ops.elementwise import relu, sigmoid, tanh
-from .array import chunk, split
-from .conv import conv2d
+from ..kernels.geometry import ConvGeometry
+from ..ops import recurrent as ops
+from ..ops.indexing import getitem
 
 
 def rnn_tanh_step(x: Any, u: Any, h: Any) -> tuple[Any]:
     """h = tanh(x + u). x = W_ih input + b_ih and u = W_hh h + b_hh: (N, H). Elman 1990."""
-    return (tanh(x + u),)
+    return (ops.rnn_step(x, u, h, relu=False),)
 
 
 def rnn_relu_step(x: Any, u: Any, h: Any) -> tuple[Any]:
     """h = relu(x + u); see rnn_tanh_step."""
-    return (relu(x + u),)
+    return (ops.rnn_step(x, u, h, relu=True),)
 
 
 def lstm_step(x: Any, u: Any, h: Any, c: Any) -> tuple[Any, Any]:
-    """The new h and c. Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
-
-        i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of the four quarters of x + u
-        c = f · c + i · g
-        h = o · tanh(c)
-
-    x = W_ih input + b_ih and u = W_hh h + b_hh: (N, 4 H); h and c: (N, H).
-    """
-    i, f, g, o = chunk(x + u, 4, -1)
-    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-    return sigmoid(o) * tanh(c), c
+    """The new h and c; see ops/recurrent.py."""
+    return ops.lstm_step(x, u, h, c)
 
 
 def gru_step(x: Any, u: Any, h: Any) -> tuple[Any]:
-    """The new h. Cho et al. 2014, in the variant of cuDNN and PyTorch: r is applied after the product with h.
-
-        r, z = sigmoid of the first two thirds of x + u
-        n = tanh(x_n + r · u_n)         x_n, u_n: the last thirds
-        h = (1 - z) · n + z · h
-
-    x = W_ih input + b_ih and u = W_hh h + b_hh: (N, 3 H); h: (N, H).
-    """
-    size = h.shape[-1]
-    x_gates, x_n = split(x, (2 * size, size), -1)
-    u_gates, u_n = split(u, (2 * size, size), -1)
-    r, z = chunk(sigmoid(x_gates + u_gates), 2, -1)
-    n = tanh(x_n + r * u_n)
-    return (n + z * (h - n),)
+    """The new h; see ops/recurrent.py."""
+    return (ops.gru_step(x, u, h),)
 
 
-def conv_gru_step(x_gates: Any, x_candidate: Any, h: Any, u_gates: Any, u_candidate: Any, padding: Any) -> Any:
-    """The new h of a convolutional GRU. Ballas et al. 2016.
+def _last(y: Any, reverse: bool) -> Any:
+    return getitem(y, at=0 if reverse else -1)
 
-        z, r = sigmoid of the halves of x_gates + u_gates * h         (* convolves)
-        c = tanh(x_candidate + u_candidate * (r · h))
-        h = (1 - z) · h + z · c
 
-    Not as in gru_step: z lets the candidate in (there it keeps the old state), and r is applied before the product with
-    h. x_gates: (N, 2 C, H, W), x_candidate and h: (N, C, H, W), u_gates: (2 C, C, kH, kW), u_candidate: (C, C, kH, kW).
-    """
-    z, r = chunk(sigmoid(x_gates + conv2d(h, u_gates, padding=padding)), 2, 1)
-    c = tanh(x_candidate + conv2d(r * h, u_candidate, padding=padding))
-    return h + z * (c - h)
+def rnn(x: Any, h: Any, w: Any, b: Any, reverse: bool, *, relu: bool) -> tuple[Any, tuple[Any]]:
+    """All h of a plain recurrence, (T, N, H), and the last: from x = W_ih input + b_ih (T, N, H), the first h (N, H), w
+    (H, H) and b (H,) or None."""
+    y = ops.rnn(x, h, w, b, relu=relu, reverse=reverse)
+    return y, (_last(y, reverse),)
+
+
+def lstm(x: Any, h: Any, c: Any, w: Any, b: Any, reverse: bool) -> tuple[Any, tuple[Any, Any]]:
+    """All h of a long short-term memory, (T, N, H), and the last h and c. x: (T, N, 4 H), h, c: (N, H), w: (4 H, H)."""
+    y, *_ = ops.lstm(x, h, c, w, b, reverse=reverse)
+    states = getitem(y, at=slice(0, x.shape[0]))
+    return states, (_last(states, reverse), getitem(y, at=-1))
+
+
+def gru(x: Any, h: Any, w: Any, b: Any, reverse: bool) -> tuple[Any, tuple[Any]]:
+    """All h of gated recurrent units, (T, N, H), and the last. x: (T, N, 3 H), h: (N, H), w: (3 H, H)."""
+    y, *_ = ops.gru(x, h, w, b, reverse=reverse)
+    return y, (_last(y, reverse),)
+
+
+def conv_gru(x: Any, h: Any, w: Any, padding: Any, reverse: bool) -> tuple[Any, Any]:
+    """All h of a convolutional GRU, (T, N, C, H, W), and the last. x: (T, N, 3 C, H, W), h: (N, C, H, W), w: (3 C, C,
+    kH, kW)."""
+    gates = (2 * h.shape[1], *w.shape[1:])
+    y, *_ = ops.conv_gru(x, h, w, geometry=ConvGeometry.of(h.shape, gates, padding=padding), reverse=reverse)
+    return y, _last(y, reverse)

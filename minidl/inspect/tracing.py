@@ -73,6 +73,20 @@ def _avg_pool(x: Any, *, geometry: Any, **options: Any) -> Any:
 _POOLS = {"max_pool": _max_pool, "avg_pool": _avg_pool}
 
 
+# fused primitives whose products are inside: their plain definitions call them one by one
+_LOOPS = ("rnn", "lstm", "gru", "conv_gru")
+
+
+def _loop(primitive: Any) -> Callable:
+    residuals = len(primitive.slots) - primitive.inputs - 1
+
+    def call(*args: Any, **params: Any) -> Any:
+        y = primitive.plain(*args, **params)
+        return (y, *[namespace(y).zeros(0, y.dtype)] * residuals) if residuals else y
+
+    return call
+
+
 def _counting(work: Callable[..., Work], kernel: Callable | None) -> Callable:
     """The kernel, or if it is None zeros of the right shape, counted."""
 
@@ -108,8 +122,10 @@ class _Column(dict):
 
     def __missing__(self, kind: type) -> Callable:
         name = self.operation
-        if not self.values_wanted and name in _POOLS:
-            kernel: Any = _POOLS[name]
+        if name in _LOOPS:
+            kernel: Any = _loop(Primitive.names[name])
+        elif not self.values_wanted and name in _POOLS:
+            kernel = _POOLS[name]
         elif not self.values_wanted and name in _PRODUCTS:
             kernel = None
         else:

@@ -8,9 +8,9 @@ from typing import Any
 from .. import functional as F
 from ..core.tensor import Tensor
 from ..functional.arguments import check_floating, is_array
-from ..functional.array import cat, reshape, split, stack, unbind
+from ..functional.array import cat, reshape, split, stack, transpose, unbind
 from ..functional.creation import zeros
-from ..functional.recurrent import conv_gru_step
+from ..functional.recurrent import conv_gru
 from ..kernels.geometry import per_axis
 from . import init
 from .conv import Sizes
@@ -109,18 +109,14 @@ class ConvGRU2d(Module):
     def _scan(self, x: Any, lower: Any, suffix: str, h: Any, time: int) -> tuple[Any, Any]:
         """One layer in one direction: all of its h, stacked along the axis `time`, and the last one."""
         w_ih, w_hh, w_lh, b = (self._parameters[k + suffix] for k in ("weight_ih", "weight_hh", "weight_lh", "bias_ih"))
-        parts = (2 * self.hidden_channels, self.hidden_channels)  # the gates z and r, and the candidate
-        x_gates, x_candidate = split(self._frames(x, w_ih, b), parts, 2)
+        products = self._frames(x, w_ih, b)
         if w_lh is not None:
-            x_gates = x_gates + self._frames(lower, w_lh, None)
-        u_gates, u_candidate = split(w_hh, parts, 0)
-        steps = list(zip(unbind(x_gates, time), unbind(x_candidate, time), strict=True))
-        backwards = suffix.endswith("_reverse")
-        outputs = []
-        for gates, candidate in reversed(steps) if backwards else steps:
-            h = conv_gru_step(gates, candidate, h, u_gates, u_candidate, self._padding)
-            outputs.append(h)
-        return stack(outputs[::-1] if backwards else outputs, time), h
+            gates, candidate = split(products, (2 * self.hidden_channels, self.hidden_channels), 2)
+            products = cat([gates + self._frames(lower, w_lh, None), candidate], 2)
+        if time:
+            products = transpose(products, 0, 1)
+        y, last = conv_gru(products, h, w_hh, self._padding, suffix.endswith("_reverse"))
+        return transpose(y, 0, 1) if time else y, last
 
     def _check(self, input: Any, h_0: Any, lower: Any) -> tuple[int, ...]:
         """The shape of all states together."""

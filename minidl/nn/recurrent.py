@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from .. import functional as F
 from ..core.tensor import Tensor
 from ..functional.arguments import check_floating, is_array
-from ..functional.array import cat, squeeze, stack, unbind, unsqueeze
+from ..functional.array import cat, squeeze, stack, transpose, unbind, unsqueeze
 from ..functional.creation import zeros
-from ..functional.recurrent import gru_step, lstm_step, rnn_relu_step, rnn_tanh_step
+from ..functional.recurrent import gru, gru_step, lstm, lstm_step, rnn, rnn_relu_step, rnn_tanh_step
 from . import init
 from .module import Module
 from .parameter import new_parameter
@@ -58,10 +58,6 @@ class _Weighted(Module):
         for p in self.parameters():
             init.uniform_(p, -bound, bound)
 
-    def _step(self) -> Callable[..., tuple]:
-        """The function from (W_ih x + b_ih, W_hh h + b_hh, *states) to the new states."""
-        raise NotImplementedError
-
     def _given(self, hx: Any) -> list:
         """The initial states as a list; empty if none are given."""
         if hx is None:
@@ -100,6 +96,10 @@ class _Cell(_Weighted):
         self.bias = bias
         self._add_weights("", input_size, bias, device, dtype)
         self.reset_parameters()
+
+    def _step(self) -> Callable[..., tuple]:
+        """The function from (W_ih x + b_ih, W_hh h + b_hh, *states) to the new states."""
+        raise NotImplementedError
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         name = type(self).__name__
@@ -215,14 +215,15 @@ class _Recurrent(_Weighted):
     def _scan(self, x: Any, suffix: str, states: list, time: int) -> tuple[Any, tuple]:
         """One layer in one direction: all of its h, stacked along the axis `time`, and its last states."""
         w_ih, w_hh, b_ih, b_hh = self._weights(suffix)
-        step, state = self._step(), tuple(states)
-        steps = unbind(F.linear(x, w_ih, b_ih), time)  # one product for all steps; slices would make backward quadratic
-        backwards = suffix.endswith("_reverse")
-        outputs = []
-        for product in reversed(steps) if backwards else steps:
-            state = step(product, F.linear(state[0], w_hh, b_hh), *state)
-            outputs.append(state[0])
-        return stack(outputs[::-1] if backwards else outputs, time), state
+        products = F.linear(x, w_ih, b_ih)  # for all steps at once
+        if time:
+            products = transpose(products, 0, 1)
+        y, last = self._recurrence(products, *states, w_hh, b_hh, suffix.endswith("_reverse"))
+        return transpose(y, 0, 1) if time else y, last
+
+    def _recurrence(self, x: Any, *rest: Any) -> tuple[Any, tuple]:
+        """All h, and the last states. x: the products with the inputs; rest: the states, weight, bias, direction."""
+        raise NotImplementedError
 
     def _check_input(self, input: Any) -> None:
         name = type(self).__name__
@@ -307,8 +308,8 @@ class RNN(_Recurrent):
         )  # fmt: skip
         self.nonlinearity = nonlinearity
 
-    def _step(self) -> Callable[..., tuple]:
-        return _STEPS[self.nonlinearity]
+    def _recurrence(self, x: Any, *rest: Any) -> tuple[Any, tuple]:
+        return rnn(x, *rest, relu=self.nonlinearity == "relu")
 
 
 class LSTM(_Recurrent):
@@ -334,8 +335,8 @@ class LSTM(_Recurrent):
             raise NotImplementedError(f"LSTM: proj_size is {proj_size}; projections are not supported, only 0 is")
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype)
 
-    def _step(self) -> Callable[..., tuple]:
-        return lstm_step
+    def _recurrence(self, x: Any, *rest: Any) -> tuple[Any, tuple]:
+        return lstm(x, *rest)
 
 
 class GRU(_Recurrent):
@@ -356,5 +357,5 @@ class GRU(_Recurrent):
     ):  # fmt: skip
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype)
 
-    def _step(self) -> Callable[..., tuple]:
-        return gru_step
+    def _recurrence(self, x: Any, *rest: Any) -> tuple[Any, tuple]:
+        return gru(x, *rest)

@@ -7,6 +7,7 @@ shape is summed back here. So no rule below has to think of either.
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import CO_VARKEYWORDS
 from math import pi
 from math import sqrt as _sqrt
 from typing import Any
@@ -18,6 +19,7 @@ from ..core.graph import Node
 from ..core.mode import MODE, NORMAL
 from ..core.primitive import Primitive, Rule
 from ..core.tensor import Tensor, as_array, recorded
+from ..kernels.arrays import LARGE
 
 _NONE: dict = {}  # shared by all nodes without metadata
 _NOTHING = (None, None)  # and by those that save nothing
@@ -38,6 +40,7 @@ class Elementwise(Primitive):
         kernel: Callable | None = None,
     ):
         super().__init__(signature, *rules, kernel=kernel)
+        self.rules = [r if r is None or not r.slots else r._replace(call=_in_pieces(r.call)) for r in self.rules]
         self.floating = floating
         self.promoted = tuple(range(self.inputs)) if promoted is None else promoted
 
@@ -91,6 +94,30 @@ class Elementwise(Primitive):
         return g if g.dtype == parent.dtype else astype(g, dtype=parent.dtype)
 
 
+def _in_pieces(rule: Callable) -> Callable:
+    """The rule, for which large arrays on the CPU are divided among the cores, as a kernel's are."""
+    code: Any = getattr(rule, "__code__", None)
+    if code is None or code.co_kwonlyargcount or code.co_flags & CO_VARKEYWORDS:
+        return lambda g, *saved, **params: _divided(rule, g, saved, params)
+    if code.co_argcount == 2:  # usual, and quicker without a star
+
+        def one(g: Any, a: Any) -> Any:
+            return rule(g, a) if type(g) is not ndarray or g.size < LARGE else _divided(rule, g, (a,), _NONE)
+
+        return one
+    return lambda g, *saved: (
+        rule(g, *saved) if type(g) is not ndarray or g.size < LARGE else _divided(rule, g, saved, _NONE)
+    )
+
+
+def _divided(rule: Callable, g: Any, saved: tuple, params: dict) -> Any:
+    if type(g) is not ndarray or g.size < LARGE:
+        return rule(g, *saved, **params)
+    from ..kernels.cpu.pieces import elementwise
+
+    return elementwise(rule, (g, *saved), params)
+
+
 def _keeper(rule: Rule | None) -> Any:
     """What the short ways do for a rule: save the slot of this number, call this function, or (None) save nothing."""
     if rule is None or rule.pick is None:
@@ -123,6 +150,7 @@ class Binary(Elementwise):
 # The short ways are closures: on small arrays looking things up on `self` would cost a tenth of the whole operation.
 def _short_unary(primitive: Unary) -> Callable:
     known = primitive.kernels.setdefault(None, {})
+    small: dict[type, Callable] = {}  # the same kernels without a look at the size
     keep = _keeper(primitive.rules[0])
     general = Elementwise.__call__
 
@@ -137,10 +165,14 @@ def _short_unary(primitive: Unary) -> Callable:
         if parent is None or MODE.get() is not NORMAL:
             return general(primitive, x)
         a = x._data
+        if a.size >= LARGE:
+            return general(primitive, x)
         try:
-            out = known[type(a)](a)
+            out = small[type(a)](a)
         except Exception:
-            return general(primitive, x)  # the first call, or an error to be explained
+            result = general(primitive, x)  # the first call, or an error to be explained
+            small[type(a)] = getattr(known[type(a)], "whole", known[type(a)])
+            return result
         if type(out) is not ndarray:
             out = as_array(out)
         saved = None if keep is None else (a, out)[keep] if type(keep) is int else keep((a, out))
@@ -151,6 +183,7 @@ def _short_unary(primitive: Unary) -> Callable:
 
 def _short_binary(primitive: Binary) -> Callable:
     known = primitive.kernels.setdefault(None, {})
+    small: dict[type, Callable] = {}
     left, right = (_keeper(rule) for rule in primitive.rules)
     keeps = left is not None or right is not None
     whole = type(left) is int and type(right) is int  # both rules name one array
@@ -169,18 +202,22 @@ def _short_binary(primitive: Binary) -> Callable:
         kind = type(a)
         other = type(b)
         if kind is other:
-            if a is not b and a.dtype is not b.dtype:
+            if (a is not b and a.dtype is not b.dtype) or a.size >= LARGE:
                 return general(primitive, x, y)
         elif other is float or other is int:
-            pass  # a tensor that requires gradients is floating, and a number next to it is weak
-        elif kind is float or kind is int:
+            # a tensor that requires gradients is floating, and a number next to it is weak
+            if a.size >= LARGE:
+                return general(primitive, x, y)
+        elif (kind is float or kind is int) and b.size < LARGE:
             kind = other
         else:
             return general(primitive, x, y)
         try:
-            out = known[kind](a, b)
+            out = small[kind](a, b)
         except Exception:
-            return general(primitive, x, y)  # the first call, or an error to be explained
+            result = general(primitive, x, y)  # the first call, or an error to be explained
+            small[kind] = getattr(known[kind], "whole", known[kind])
+            return result
         if type(out) is not ndarray:
             out = as_array(out)
         saved: tuple = _NOTHING

@@ -1,4 +1,4 @@
-"""The convolution family: the reference against naive loops, the CPU's two ways against the reference."""
+"""The convolution family: the reference against naive loops, every algorithm of the CPU against the reference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from cpu_cases import LAYOUTS, framed, guarded
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from minidl.kernels.cpu import columns, conv, threads
+from minidl.kernels.cpu import algorithms, conv, depthwise, direct, layout, spread, threads, vector, winograd
+from minidl.kernels.cpu.algorithms import Choice
 from minidl.kernels.geometry import ConvGeometry
+from minidl.kernels.precision import conv_precision
 from minidl.kernels.reference import conv as reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,32 +75,42 @@ def arguments(
     ]
 
 
+MODULES = (direct, spread, winograd, depthwise, layout)
+
+
 @contextlib.contextmanager
-def forced(way: str, **limits: int) -> Iterator[None]:
-    """All work done in one way; limits of columns.py set so low that small arrays meet every branch."""
+def forced(algorithm: str, tile: int = 0, **limits: int) -> Iterator[None]:
+    """All work done in one way; limits of the modules set so low that small arrays meet every branch."""
     with contextlib.ExitStack() as stack:
-        # work of size zero is plain in any case
-        stack.enter_context(patch.object(conv, "SMALL", {"plain": 2**62, "columns": 0}[way]))
+
+        def only(name: str, g: ConvGeometry, dtype: np.dtype, *_: Any) -> Choice:
+            return Choice(algorithm, tile) if dtype in (np.float32, np.float64) else Choice("reference")
+
+        stack.enter_context(patch.object(conv, "choose", only))
         for name, value in limits.items():
-            stack.enter_context(patch.object(conv if name == "SHARE" else columns, name, value))
-        stack.callback(columns.plan.cache_clear)
-        columns.plan.cache_clear()
+            module = next(m for m in (conv, *MODULES) if hasattr(m, name))
+            stack.enter_context(patch.object(module, name, value))
         yield
 
 
-def check(name: str, g: ConvGeometry, arrays: list[np.ndarray]) -> np.ndarray:
-    """Runs the CPU's function and compares it with the reference, in float64."""
+def run_guarded(name: str, g: ConvGeometry, arrays: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The CPU's result, that of the reference in float64, and the sum of the magnitudes of its terms."""
     copies = [a.copy() for a in arrays]
-    with guarded(columns):
+    with guarded(*MODULES):
         result = getattr(conv, name)(*arrays, geometry=g)
     for a, copy in zip(arrays, copies, strict=True):
         np.testing.assert_array_equal(a, copy, "an input was changed")
     exact = [a.astype(np.float64) for a in arrays]
     expected = getattr(reference, name)(*exact, geometry=g)
-    magnitude = getattr(reference, name)(*map(abs, exact), geometry=g)
     assert result.shape == expected.shape
     assert result.dtype == np.result_type(*arrays)
     assert result.flags.writeable
+    return result, expected, getattr(reference, name)(*map(abs, exact), geometry=g)
+
+
+def check(name: str, g: ConvGeometry, arrays: list[np.ndarray]) -> np.ndarray:
+    """Runs the CPU's function and compares it with the reference, in float64."""
+    result, expected, magnitude = run_guarded(name, g, arrays)
     assert (abs(result - expected) <= 50 * np.finfo(result.dtype).eps * magnitude).all()
     return result
 
@@ -124,31 +137,133 @@ LATE = ConvGeometry.of((2, 5, 3, 3), (20, 5, 3, 3), padding=1)  # fewer position
 UNREACHED = ConvGeometry.of((2, 4, 11, 11), (3, 4, 2, 1), (4, 3))  # parts of the input meet no kernel position
 
 
+RGB = ConvGeometry.of((2, 3, 6, 17), (33, 3, 3, 4), (1, 2), (1, 2))  # kernel rows are read as one run
+
+
 @settings(max_examples=60)
 @given(
     geometries(most=400_000),
     st.sampled_from([np.float32, np.float64]),
     st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
     st.sampled_from([1, 1000]),
-    st.sampled_from([(3, 1), (7, 4), (512, 128)]),
-    st.sampled_from([1, 700, 2**19]),
-    st.sampled_from([0, 2**16]),
+    st.sampled_from([(1, 1), (8, 32)]),
+    st.sampled_from([1, 2**18]),
+    st.sampled_from([(5, 1), (256, 2**25)]),
 )
-@example(SAME, np.float32, ("planes", "planes"), 1, (7, 4), 2**19, 0)
-@example(DEPTHWISE, np.float32, ("channels last", "planes"), 1, (7, 4), 2**19, 0)
-@example(POINTWISE, np.float32, ("channels last", "planes"), 1, (7, 4), 2**19, 0)
-@example(LATE, np.float32, ("planes", "planes"), 1, (512, 128), 2**19, 2**16)
-@example(UNREACHED, np.float32, ("planes", "channels last"), 1, (512, 128), 2**19, 2**16)
-def test_columns_agree_with_the_reference(
-    g: ConvGeometry, dtype: Any, layouts: tuple[str, str], share: int, tiles: tuple[int, int], cache: int, small: int
-) -> None:
-    limits = {"SHARE": share, "TILE": tiles[0], "LEAST_TILE": tiles[1], "COLUMNS": cache, "SMALL_WEIGHT": small}
+@example(SAME, np.float32, ("planes", "planes"), 1, (1, 1), 1, (5, 1))
+@example(RGB, np.float32, ("planes", "planes"), 1, (1, 1), 2**18, (5, 2**25))
+@example(POINTWISE, np.float32, ("channels last", "planes"), 1, (1, 1), 2**18, (5, 2**25))
+@example(LATE, np.float32, ("planes", "planes"), 1, (8, 32), 2**18, (256, 2**25))
+@example(UNREACHED, np.float32, ("planes", "channels last"), 1, (8, 32), 2**18, (256, 2**25))
+def test_direct_agrees_with_the_reference(
+    g: ConvGeometry, dtype: Any, layouts: tuple[str, str], share: int, blocks: tuple[int, int], packed: int,
+    sums: tuple[int, int],
+) -> None:  # fmt: skip
+    limits = {"BLOCK": blocks[0], "MOST": blocks[1], "PACKED": packed, "POSITIONS": sums[0], "PARTIAL_SUMS": sums[1]}
+    assume(g.multiply_adds)
     for name in FAMILY:
         arrays = arguments(name, g, dtype, layouts)
-        with forced("columns", **limits):
+        with forced("direct", SHARE=share, **limits):
             first = check(name, g, arrays)
             again = getattr(conv, name)(*arrays, geometry=g)
         np.testing.assert_array_equal(first, again, "the same call gave other bits")
+
+
+@settings(max_examples=30)
+@given(geometries(most=400_000), st.sampled_from([np.float32, np.float64]), st.sampled_from([1, 1000]))
+@example(UNREACHED, np.float32, 1)
+@example(LATE, np.float64, 1)
+def test_spread_agrees_with_the_reference(g: ConvGeometry, dtype: Any, share: int) -> None:
+    g = replace(g, groups=1)
+    assume(0 < g.multiply_adds <= 400_000)
+    for name in FAMILY[:2]:
+        arrays = arguments(name, g, dtype, ("channels last", "planes"))
+        with forced("spread", SHARE=share):
+            first = check(name, g, arrays)
+            np.testing.assert_array_equal(first, getattr(conv, name)(*arrays, geometry=g))
+
+
+@settings(max_examples=30)
+@given(
+    geometries(most=400_000),
+    st.sampled_from([np.float32, np.float64]),
+    st.sampled_from([1, 1000]),
+    st.integers(2, 40),
+)
+@example(DEPTHWISE, np.float32, 1, 18)
+def test_depthwise_agrees_with_the_reference(g: ConvGeometry, dtype: Any, share: int, channels: int) -> None:
+    g = replace(g, in_channels=channels, out_channels=channels, groups=channels)
+    assume(0 < g.multiply_adds <= 400_000)
+    for name in FAMILY:
+        arrays = arguments(name, g, dtype, ("channels last", "planes"))
+        with forced("depthwise", SHARE=share):
+            first = check(name, g, arrays)
+            np.testing.assert_array_equal(first, getattr(conv, name)(*arrays, geometry=g))
+
+
+@st.composite
+def planes(draw: st.DrawFn) -> ConvGeometry:
+    """What Winograd's algorithm covers."""
+    kernel, stride = draw(st.sampled_from([(3, 1), (3, 1), (4, 2)]))
+    depth = draw(st.sampled_from([None, 1, 2, 3]))
+    padding = [draw(st.tuples(st.integers(0, 3), st.integers(0, 3))) for _ in range(2)]
+    size = [draw(st.integers(max(1, kernel - sum(p)), 13)) for p in padding]
+    kernels, strides, dilations = [kernel, kernel], [stride, stride], [1, 1]
+    if depth is not None:
+        dilation = draw(st.integers(1, 2))
+        before, after = draw(st.integers(0, 2)), draw(st.integers(0, 2))
+        span = dilation * (depth - 1) + 1
+        padding.insert(0, (before, after))
+        size.insert(0, draw(st.integers(max(1, span - before - after), span + 2)))
+        kernels, strides, dilations = [depth, *kernels], [1, *strides], [dilation, *dilations]
+    output = oracle.conv_output(size, kernels, strides, padding, dilations)
+    channels = st.integers(1, 70)
+    g = ConvGeometry(
+        draw(st.integers(1, 3)), draw(channels), draw(channels), 1,
+        *map(tuple, (size, kernels, output, strides, padding, dilations)),
+    )  # fmt: skip
+    assume(g.multiply_adds <= 2_000_000)
+    return g
+
+
+# what the transformations lose, relative to the largest sum of magnitudes
+LOSS = {2: 1e-6, 4: 1e-5}
+
+
+@settings(max_examples=60)
+@given(
+    planes(),
+    st.sampled_from([2, 4]),
+    st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
+    st.sampled_from([1, 1000]),
+    st.sampled_from([1, 2**20]),
+    st.sampled_from([1, 50]),
+    st.booleans(),
+)
+@example(ConvGeometry.of((1, 16, 4, 4), (32, 16, 3, 3)), 4, ("channels last", "planes"), 1, 1, 1, True)
+@example(ConvGeometry.of((2, 17, 2, 7, 7), (33, 17, 3, 3, 3), padding=1), 2, ("planes", "planes"), 1, 2**20, 50, False)
+@example(ConvGeometry.of((3, 5, 9, 10), (70, 5, 4, 4), 2, 1), 4, ("planes", "planes"), 1, 1, 1, False)
+def test_winograd_agrees_with_the_reference(
+    g: ConvGeometry, tile: int, layouts: tuple[str, str], share: int, cache: int, rows: int, together: bool
+) -> None:
+    limits = {"CACHE": cache, "STEADY": rows, "SUMS": cache, "LONG": rows, "TOGETHER": cache}
+    partial = {"PARTIAL_SUMS": 0 if together else 2**26}
+    assert algorithms.winograd_covers(g)
+    for name in FAMILY:
+        arrays = arguments(name, g, np.float32, layouts)
+        with forced("winograd", tile, SHARE=share, **limits), patch.multiple(winograd, **partial):
+            result, expected, magnitude = run_guarded(name, g, arrays)
+            assert abs(result - expected).max() <= LOSS[tile] * magnitude.max()
+            np.testing.assert_array_equal(getattr(conv, name)(*arrays, geometry=g), result)
+
+
+@pytest.mark.parametrize(("tile", "bound"), [(2, 1.2e-6), (4, 5e-6)])
+@pytest.mark.parametrize("name", FAMILY)
+def test_winograd_loses_no_more_than_it_says(name: str, tile: int, bound: float) -> None:
+    g = ConvGeometry.of((1, 64, 4, 24, 24), (64, 64, 3, 3, 3), padding=1)
+    with forced("winograd", tile):
+        result, expected, _ = run_guarded(name, g, arguments(name, g, np.float32))
+    assert abs(result - expected).max() <= bound * abs(expected).max()
 
 
 @settings(max_examples=60)
@@ -176,7 +291,7 @@ def test_plain_agrees_with_the_reference(g: ConvGeometry, dtype: Any, layouts: t
 )
 def test_every_number_of_threads(name: str, g: ConvGeometry) -> None:
     arrays = arguments(name, g, np.float32)
-    assert not conv.is_small(g)
+    assert not algorithms.is_small(g)
     before = numba.get_num_threads()
     try:
         for number in {1, 2, before}:
@@ -189,18 +304,17 @@ def test_every_number_of_threads(name: str, g: ConvGeometry) -> None:
 
 def test_layouts_of_results() -> None:
     g = ConvGeometry.of((2, 16, 20, 20), (24, 16, 3, 3), padding=1)
-    with forced("columns"):
+    with forced("direct"):
         y = conv.conv(*arguments("conv", g, np.float32), geometry=g)
         x = conv.conv_input(*arguments("conv_input", g, np.float32), geometry=g)
         w = conv.conv_weight(*arguments("conv_weight", g, np.float32), geometry=g)
     assert np.moveaxis(y, 1, -1).flags.c_contiguous
     assert np.moveaxis(x, 1, -1).flags.c_contiguous
     assert w.flags.c_contiguous
-    assert columns.channels_last(y).base is not None, "the next layer reads it without a copy"
-    assert np.shares_memory(columns.channels_last(y), y)
+    assert np.shares_memory(layout.channels_last(y), y), "the next layer reads it without a copy"
 
 
-@pytest.mark.parametrize("way", ["plain", "columns"])
+@pytest.mark.parametrize("way", ["plain", "direct"])
 @pytest.mark.parametrize("name", FAMILY)
 def test_other_dtypes(name: str, way: str) -> None:
     g = ConvGeometry.of((2, 3, 7, 7), (4, 3, 3, 3), 2, 1)
@@ -227,8 +341,90 @@ def test_other_dtypes(name: str, way: str) -> None:
 @pytest.mark.parametrize("name", FAMILY)
 def test_four_spatial_axes(name: str) -> None:
     g = ConvGeometry.of((1, 2, 3, 4, 3, 4), (2, 2, 2, 2, 2, 2), padding=1)
-    with forced("columns"):
+    with patch.object(algorithms, "is_small", lambda g: False):
         check(name, g, arguments(name, g, np.float64))
+
+
+# ---- the choice
+
+CHOICES = {
+    # a geometry and a member: the algorithm in float32 with one thread
+    ("conv", (1, 3, 8, 8), (4, 3, 3, 3), 1, 1): "plain",
+    ("conv", (2, 3, 16, 112, 112), (64, 3, 3, 3, 3), 1, 1): "direct",
+    ("conv", (2, 64, 16, 56, 56), (128, 64, 3, 3, 3), 1, 1): "winograd F(4x4)",
+    ("conv_input", (2, 64, 16, 56, 56), (128, 64, 3, 3, 3), 1, 1): "winograd F(4x4)",
+    ("conv_weight", (2, 64, 16, 56, 56), (128, 64, 3, 3, 3), 1, 1): "winograd F(4x4)",
+    ("conv", (1, 512, 4, 14, 14), (512, 512, 3, 3, 3), 1, 1): "winograd F(2x2)",
+    ("conv", (32, 64, 32, 32), (128, 64, 4, 4), 2, 1): "winograd F(4x4)",
+    ("conv_input", (32, 64, 32, 32), (128, 64, 4, 4), 2, 1): "winograd F(4x4)",
+    ("conv_input", (32, 3, 64, 64), (64, 3, 4, 4), 2, 1): "spread",
+    ("conv", (16, 64, 56, 56), (256, 64, 1, 1), 1, 0): "direct",
+    ("conv", (16, 64, 56, 56), (64, 64, 3, 3), 2, 1): "direct",
+}
+
+
+@pytest.mark.parametrize("case", CHOICES, ids=lambda case: f"{case[0]} {case[1]} {case[2]}")
+def test_choices(case: tuple) -> None:
+    name, x, w, stride, padding = case
+    g = ConvGeometry.of(x, w, stride, padding)
+    single, double = np.dtype(np.float32), np.dtype(np.float64)
+    choice = algorithms.choose(name, g, single, 1, False)
+    assert choice.name == CHOICES[case]
+    if choice.algorithm in ("winograd", "direct", "spread"):
+        every = algorithms.candidates(name, g, single, 1, False)
+        assert choice.cost == min(candidate.cost for candidate in every)
+    assert algorithms.choose(name, g, single, 1, True).name != "winograd F(4x4)"
+    assert algorithms.choose(name, g, double, 1, False).algorithm != "winograd"
+    assert algorithms.choose(name, g, np.dtype(np.int64), 1, False).algorithm == "reference"
+
+
+def test_precision_is_heard() -> None:
+    g = ConvGeometry.of((1, 64, 28, 28), (64, 64, 3, 3), padding=1)
+    arrays = arguments("conv", g, np.float32)
+    with forced("winograd", 2):
+        exact = conv.conv(*arrays, geometry=g)
+    fast = conv.conv(*arrays, geometry=g)
+    with conv_precision("precise"):
+        precise = conv.conv(*arrays, geometry=g)
+    np.testing.assert_array_equal(precise, exact)
+    assert (fast != precise).any()
+
+
+OTHER_PROCESSORS = """
+import llvmlite.binding
+import numpy as np
+features = llvmlite.binding.get_host_cpu_features()
+for name in ("avx512f", "avx"):
+    if name != {best!r}:
+        features[name] = False
+llvmlite.binding.get_host_cpu_features = lambda: features
+from minidl.kernels.cpu import depthwise, direct, spread, vector, winograd
+from minidl.kernels.geometry import ConvGeometry
+from minidl.kernels.reference import conv as reference
+assert vector.BYTES == {width}, vector.BYTES
+rng = np.random.default_rng(0)
+for module, x, w, at, extra in (
+    (winograd, (2, 19, 3, 9, 14), (21, 19, 3, 3, 3), (1, 1), (4,)),
+    (winograd, (2, 5, 9, 10), (18, 5, 4, 4), (2, 1), (2,)),
+    (direct, (2, 19, 9, 10), (21, 19, 3, 3), (2, 1), ()),
+    (direct, (2, 3, 9, 10), (21, 3, 3, 3), (1, 1), ()),
+    (spread, (2, 19, 9, 10), (3, 19, 3, 3), (1, 1), ()),
+    (depthwise, (2, 19, 9, 10), (19, 1, 3, 3), (1, 1, 1, 19), ()),
+):
+    g = ConvGeometry.of(x, w, *at)
+    x, w, y = (rng.standard_normal(shape, dtype=np.float32) for shape in (g.x_shape, g.w_shape, g.y_shape))
+    for name, arrays in (("conv", (x, w)), ("conv_input", (y, w)), ("conv_weight", (x, y))):
+        if hasattr(module, name):
+            exact = getattr(reference, name)(*(a.astype(float) for a in arrays), geometry=g)
+            np.testing.assert_allclose(getattr(module, name)(*arrays, g, *extra), exact, rtol=1e-3, atol=1e-3)
+"""
+
+
+@pytest.mark.slow  # compiles everything once more
+@pytest.mark.parametrize(("best", "width"), [("avx", 32), ("", 16)])
+@pytest.mark.skipif(vector.BYTES != 64, reason="pretends that a processor with AVX-512 is a smaller one")
+def test_smaller_vectors(best: str, width: int, tmp_path: Path) -> None:
+    run(OTHER_PROCESSORS.format(best=best, width=width), MINIDL_CACHE_DIR=str(tmp_path))
 
 
 # ---- threads
@@ -248,22 +444,20 @@ def test_settings_of_the_user_are_put_back() -> None:
         for result in pool.map(lambda _: conv.conv(x, w, geometry=g), range(16)):
             np.testing.assert_array_equal(result, expected)
     assert now() == before
-    with patch.object(columns, "conv", lambda *_: now()):
-        assert set(conv.conv(x, w, geometry=g)[1]) == {1}
-    with patch.object(columns, "conv", side_effect=MemoryError), pytest.raises(MemoryError):
+    with patch.object(direct, "conv", side_effect=MemoryError), forced("direct"), pytest.raises(MemoryError):
         conv.conv(x, w, geometry=g)
     assert now() == before
 
 
 def test_limits_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
-        for value, expected in (("1", 1), ("1,8", 1), ("9999", numba.config.NUMBA_NUM_THREADS), ("0", 1)):
+        for value, expected in (("1", 1), ("1,8", 1), ("9999", threads.most()), ("0", threads.most())):
             monkeypatch.setenv("OMP_NUM_THREADS", value)
-            threads._limit.cache_clear()
+            threads._default.cache_clear()
             assert threads.count() == expected
     finally:
         monkeypatch.undo()
-        threads._limit.cache_clear()
+        threads._default.cache_clear()
     with threads.region(work=1, share=2):
         assert threads.count() == 1
 

@@ -460,3 +460,152 @@ def _softmax_cross_entropy_backward(g, x, target, lse, needs):
         p[target[at]] -= 1
         gx[(at[0], slice(None), *at[1:])] = g[at] * p
     return [gx, None]
+
+
+# ---- recurrences: one sample, one step at a time; complex numbers pass through
+def _logistic(v):
+    return 1 / (1 + np.exp(-v))
+
+
+def _per_sample(x, reverse):
+    """Step and sample, in the order of the recurrence."""
+    steps = range(len(x) - 1, -1, -1) if reverse else range(len(x))
+    return ((t, n) for t in steps for n in range(x.shape[1]))
+
+
+def _bias(b, w):
+    return np.zeros(len(w)) if b is None else b
+
+
+@oracle("rnn")
+def _rnn(x, h, w, b, relu, reverse):
+    y, state = np.zeros_like(x), [*h]
+    for t, n in _per_sample(x, reverse):
+        a = x[t, n] + w @ state[n] + _bias(b, w)
+        y[t, n] = state[n] = a * (a.real > 0) if relu else np.tanh(a)
+    return y
+
+
+@oracle("lstm")
+def _lstm(x, h, c, w, b, reverse):
+    size = h.shape[1]
+    y, gates, cells = np.zeros((len(x) + 1, *h.shape), x.dtype), np.zeros_like(x), np.zeros_like(x[..., :size])
+    state, cell = [*h], [*c]
+    for t, n in _per_sample(x, reverse):
+        a = (x[t, n] + w @ state[n] + _bias(b, w)).reshape(4, size)
+        i, f, g, o = _logistic(a[0]), _logistic(a[1]), np.tanh(a[2]), _logistic(a[3])
+        cell[n] = f * cell[n] + i * g
+        state[n] = o * np.tanh(cell[n])
+        y[t, n], gates[t, n], cells[t, n] = state[n], np.concatenate([i, f, g, o]), cell[n]
+    y[-1] = cell
+    return [y, gates, cells]
+
+
+@oracle("gru")
+def _gru(x, h, w, b, reverse):
+    size = h.shape[1]
+    y, gates, inner, state = np.zeros_like(x[..., :size]), np.zeros_like(x), np.zeros_like(x[..., :size]), [*h]
+    for t, n in _per_sample(x, reverse):
+        a, u = x[t, n].reshape(3, size), (w @ state[n] + _bias(b, w)).reshape(3, size)
+        r, z = _logistic(a[0] + u[0]), _logistic(a[1] + u[1])
+        new = np.tanh(a[2] + r * u[2])
+        y[t, n] = state[n] = (1 - z) * new + z * state[n]
+        gates[t, n], inner[t, n] = np.concatenate([r, z, new]), u[2]
+    return [y, gates, inner]
+
+
+@oracle("conv_gru")
+def _conv_gru(x, h, w, geometry, reverse):
+    size = h.shape[1]
+    y, gates, candidates = (np.zeros_like(x[:, :, :k]) for k in (size, 2 * size, size))
+
+    def convolved(image, weight):
+        """(C, H, W) * (K, C, kH, kW), with zeros around the image."""
+        out = np.zeros((len(weight), *image.shape[1:]), np.result_type(image, weight))
+        high, wide = image.shape[1:]
+        for i, j, k, m in product(range(high), range(wide), *map(range, weight.shape[2:])):
+            row, column = i + k - weight.shape[2] // 2, j + m - weight.shape[3] // 2
+            if 0 <= row < high and 0 <= column < wide:
+                out[:, i, j] += weight[:, :, k, m] @ image[:, row, column]
+        return out
+
+    state = [*h]
+    for t, n in _per_sample(x, reverse):
+        zr = _logistic(x[t, n, : 2 * size] + convolved(state[n], w[: 2 * size]))
+        z, r = zr[:size], zr[size:]
+        c = np.tanh(x[t, n, 2 * size :] + convolved(r * state[n], w[2 * size :]))
+        y[t, n] = state[n] = (1 - z) * state[n] + z * c
+        gates[t, n], candidates[t, n] = zr, c
+    return [y, gates, candidates]
+
+
+def _complex_step(forward, g, x, rest, params):
+    """The gradient of sum(g * forward(x, *rest)) for every argument: Im f(a + ih) / h, exact for tiny h (Squire and
+    Trapp 1998)."""
+    args, step = [x, *rest], 1e-100
+    found = []
+    for k, a in enumerate(args):
+        if a is None:
+            found.append(None)
+            continue
+        slope = np.zeros(a.shape)
+        for at in np.ndindex(a.shape):
+            moved = [None if b is None else b.astype(complex) for b in args]
+            moved[k][at] += 1j * step
+            out = forward(*moved, **params)
+            slope[at] = (g * (out[0] if isinstance(out, list) else out)).sum().imag / step
+        found.append(slope)
+    return found
+
+
+# The backward kernels are given what the forward ones kept, not x: the oracles find the x that it came from.
+def _before_logistic(v):
+    return np.log(v / (1 - v))
+
+
+@oracle("rnn_backward")
+def _rnn_backward(g, h, w, b, y, needs, relu, reverse):
+    x, state = np.zeros_like(y), [*h]
+    for t, n in _per_sample(y, reverse):
+        before = np.where(y[t, n] > 0, y[t, n], -1.0) if relu else np.arctanh(y[t, n])
+        x[t, n] = before - w @ state[n] - _bias(b, w)
+        state[n] = y[t, n]
+    return _complex_step(_rnn, g, x, [h, w, b], {"relu": relu, "reverse": reverse})
+
+
+@oracle("lstm_backward")
+def _lstm_backward(g, h, c, w, b, y, gates, cells, needs, reverse):
+    size = h.shape[1]
+    x, state = np.zeros_like(gates), [*h]
+    for t, n in _per_sample(gates, reverse):
+        i, f, new, o = gates[t, n].reshape(4, size)
+        a = np.concatenate([_before_logistic(i), _before_logistic(f), np.arctanh(new), _before_logistic(o)])
+        x[t, n] = a - w @ state[n] - _bias(b, w)
+        state[n] = y[t, n]
+    return _complex_step(_lstm, g, x, [h, c, w, b], {"reverse": reverse})
+
+
+@oracle("gru_backward")
+def _gru_backward(g, h, w, b, y, gates, inner, needs, reverse):
+    size = h.shape[1]
+    x, state = np.zeros_like(gates), [*h]
+    for t, n in _per_sample(gates, reverse):
+        r, z, new = gates[t, n].reshape(3, size)
+        u = w @ state[n] + _bias(b, w)
+        x[t, n] = np.concatenate([_before_logistic(np.concatenate([r, z])), np.arctanh(new)])
+        x[t, n] -= u * np.concatenate([np.ones(2 * size), r])
+        state[n] = y[t, n]
+    return _complex_step(_gru, g, x, [h, w, b], {"reverse": reverse})
+
+
+@oracle("conv_gru_backward")
+def _conv_gru_backward(g, h, w, y, gates, candidates, needs, geometry, reverse):
+    # the products with the states are what the forward oracle gives without inputs to add: solve for x step by step
+    x, params = np.zeros((*gates.shape[:2], 3 * h.shape[1], *h.shape[2:])), {"geometry": geometry, "reverse": reverse}
+    wanted = np.concatenate([_before_logistic(gates), np.arctanh(candidates)], 2)
+    for t, _ in _per_sample(x[:, :1], reverse):
+        for part in (slice(0, 2 * h.shape[1]), slice(2 * h.shape[1], None)):  # the candidate needs the gates first
+            _, zr, c = _conv_gru(x, h, w, **params)
+            have = np.concatenate([_before_logistic(zr), np.arctanh(c)], 2)
+            x[t, :, part] += wanted[t, :, part] - have[t, :, part]
+    return _complex_step(_conv_gru, g, x, [h, w], params)

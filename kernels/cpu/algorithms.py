@@ -1,0 +1,137 @@
+"""Which algorithm computes a convolution on the CPU: one pure function of its sizes.
+
+plain      small work: NumPy's strided windows and a stack of matrix products. It needs no compiler and starts no
+           threads, so tests, examples and small networks never wait for either.
+depthwise  one channel in and one out of each group
+spread     few output channels: all products of source and weight first, then their sums
+winograd   3x3 kernels with stride 1, 4x4 with stride 2, in planes (any kernel along the depth), float32: F(4, r) and
+           F(2, r), 2 to 4 times fewer multiplications
+direct     everything else: products straight from the arrays
+reference  numbers that have no compiled kernel
+
+Where several could do it, an estimate of the cost decides. Its unit is a multiply-add of the inner loops, and it is
+right up to a third or so (benchmarks/README.md).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from ..geometry import ConvGeometry
+
+SMALL = 2**20  # multiply-adds: NumPy does them in 30-100 us, about the fixed cost of a compiled, parallel call
+
+# what things cost, in multiply-adds
+POINT = 30  # one number of a tile, in or out, transformed
+WEIGHT = 60  # one number of the weight, transformed or packed: mostly for the cache misses
+READ = 16  # one number of the transformed weight, read by a thread
+TAP = 6  # what looking up the rows for each tap costs, in channels
+COLLECT = 60  # one product, written, found and added
+VECTOR = 16  # channels are computed by so many
+LIMIT = 2**22  # numbers as points of one thread, about
+
+
+class Choice(NamedTuple):
+    """An algorithm, and what it is expected to take."""
+
+    algorithm: str
+    tile: int = 0  # Winograd's: outputs of a tile in height and width
+    multiply_adds: int = 0  # in its inner loops
+    cost: float = 0  # for each thread, in multiply-adds, everything included
+    workspace: int = 0  # bytes, besides inputs and result
+
+    @property
+    def name(self) -> str:
+        return f"{self.algorithm} F({self.tile}x{self.tile})" if self.tile else self.algorithm
+
+
+def is_small(g: ConvGeometry) -> bool:
+    """Whether starting threads (and compiling, the first time) would take longer than the work itself."""
+    return g.multiply_adds <= SMALL
+
+
+def is_depthwise(g: ConvGeometry) -> bool:
+    return g.groups == g.in_channels == g.out_channels > 1
+
+
+@lru_cache(maxsize=4096)
+def choose(name: str, g: ConvGeometry, dtype: np.dtype, threads: int, precise: bool) -> Choice:
+    """The algorithm for `name`: "conv", "conv_input" or "conv_weight"."""
+    if dtype not in (np.float32, np.float64) or g.rank > 3:
+        return Choice("reference", multiply_adds=g.multiply_adds)
+    if is_small(g):
+        windows = g.batch * prod(g.output) * g.in_channels * prod(g.kernel)
+        return Choice("plain", 0, g.multiply_adds, g.multiply_adds, windows * dtype.itemsize)
+    if is_depthwise(g):
+        return Choice("depthwise", 0, g.multiply_adds, g.multiply_adds / threads)
+    return min(candidates(name, g, dtype, threads, precise), key=lambda choice: choice.cost)
+
+
+def candidates(name: str, g: ConvGeometry, dtype: np.dtype, threads: int, precise: bool) -> list[Choice]:
+    """What can compute a convolution that is neither small nor depthwise."""
+    out = [_direct(name, g, dtype, threads)]
+    if name != "conv_weight" and g.groups == 1 and (g.in_channels if name == "conv_input" else g.out_channels) < VECTOR:
+        out.append(_spread(name, g, dtype, threads))
+    if dtype == np.float32 and winograd_covers(g):
+        out += [_winograd(name, g, dtype, threads, tile) for tile in ((2,) if precise else (2, 4))]
+    return out
+
+
+def winograd_covers(g: ConvGeometry) -> bool:
+    if g.rank == 1 or g.groups > 1 or g.dilation[-2:] != (1, 1):
+        return False
+    (kh, kw), (sh, sw) = g.kernel[-2:], g.stride[-2:]
+    if kh != kw or sh != sw or (g.rank == 3 and g.stride[0] > 1):
+        return False
+    return (sh, kh) in ((1, 3), (2, 4))
+
+
+def merges(g: ConvGeometry) -> bool:
+    """Whether `direct` reads the taps of a kernel row as one run, because a tap alone has few channels."""
+    return g.groups == 1 and g.in_channels < VECTOR and g.kernel[-1] > 1 and g.dilation[-1] == 1
+
+
+def _whole(channels: int) -> int:
+    return -(-channels // VECTOR) * VECTOR
+
+
+def _direct(name: str, g: ConvGeometry, dtype: np.dtype, threads: int) -> Choice:
+    run, deep = g.in_channels // g.groups, g.out_channels // g.groups
+    if name == "conv_input":
+        run, deep = deep, run
+    elif merges(g):
+        run *= g.kernel[-1]
+    weight = prod(g.w_shape)
+    products = g.multiply_adds * (1 + TAP / run) * _whole(deep) / deep
+    return Choice("direct", 0, g.multiply_adds, (products + weight * WEIGHT) / threads, weight * dtype.itemsize)
+
+
+def _spread(name: str, g: ConvGeometry, dtype: np.dtype, threads: int) -> Choice:
+    run, deep, source = g.in_channels, g.out_channels, g.input
+    if name == "conv_input":
+        run, deep, source = deep, run, g.output
+    positions, columns = g.batch * prod(source), deep * prod(g.kernel)
+    cost = positions * (_whole(columns) * (run + TAP) + columns * COLLECT) / threads
+    return Choice("spread", 0, positions * columns * run, cost, positions * columns * dtype.itemsize)
+
+
+def _winograd(name: str, g: ConvGeometry, dtype: np.dtype, threads: int, tile: int) -> Choice:
+    stride, depth = g.stride[-1], g.kernel[0] if g.rank == 3 else 1
+    points = (tile + g.kernel[-1] // stride - 1) ** 2
+    run, deep, size = g.in_channels, g.out_channels, g.output
+    if name == "conv_input":
+        run, deep, size = deep, run, (*g.input[:-2], *(-(-n // stride) for n in g.input[-2:]))
+    layers = size[0] if g.rank == 3 else 1
+    empty = (g.dilation[0] if g.rank == 3 else 1) * (depth - 1)
+    tiles = g.batch * prod(-(-n // tile) for n in size[-2:])
+    weight = points * depth * stride**2 * run * deep
+    outputs = layers * _whole(deep) * (stride**2 if name == "conv_input" else 1)
+    transformed = points * tiles * ((layers + empty) * _whole(run) * stride**2 + outputs)
+    products = tiles * layers * weight * (1 + TAP / run) * _whole(deep) / deep
+    cost = (products + transformed * POINT + weight * WEIGHT) / threads + weight * READ
+    workspace = (weight + min(transformed, threads * LIMIT)) * dtype.itemsize
+    return Choice("winograd", tile, tiles * layers * weight, cost, workspace)

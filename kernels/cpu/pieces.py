@@ -1,0 +1,153 @@
+"""NumPy on large arrays: the same functions, on pieces of the arrays, by all cores.
+
+An elementwise function may be computed piece by piece, in any order: every element comes out with the same bits. A
+single NumPy call is divided among the threads. A function of several calls runs on pieces that stay in a core's cache,
+so that what it computes in between never travels to memory; that pays on one thread as well. A reduction is divided
+along the axis that is outermost in memory. No compiler is involved; nothing has to be warmed up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..reference.reduction import total
+from . import threads
+
+Array = np.ndarray
+Axes = tuple[int, ...]
+
+IN_CACHE = 2**16  # elements of each array in a piece for a function of several calls
+SHARE = 2**17  # elements that make one more thread worth waking
+BLOCK = 2**17  # elements of a block of a sum
+LINE = 2**11  # elements: lines of a block are added to each other first, which vector instructions do best
+
+
+def elementwise(kernel: Callable, args: tuple, params: dict) -> Any:
+    """kernel(*args, **params) for a function that treats each element by itself; what does not fit is left to it whole.
+
+    It fits if all arrays with axes have one shape and lie in memory without gaps in one order of axes, as the result
+    then does. Numbers and arrays without axes go with each piece, and so does an array that repeats one element.
+    """
+    plan = _plan(args)
+    if plan is None:
+        return kernel(*args, **params)
+    shape, order, flat = plan
+    size, single = prod(shape), isinstance(kernel, np.ufunc)
+    workers = threads.worth(size, SHARE)
+    if single and workers == 1:
+        return kernel(*args, **params)
+
+    def piece(start: int, stop: int, **out: Any) -> Any:
+        return kernel(*[cut(start, stop) if callable(cut) else cut for cut in flat], **params, **out)
+
+    with np.errstate(all="ignore"):  # what is wrong with the first element will be reported once, below
+        result = np.empty(size, np.asarray(piece(0, 1)).dtype)
+    step = -(-size // (2 * workers)) if single else IN_CACHE
+
+    def task(i: int) -> None:
+        part = result[i * step : (i + 1) * step]
+        if single:
+            piece(i * step, i * step + part.size, out=part)
+        else:
+            part[...] = piece(i * step, i * step + part.size)
+
+    threads.share(task, -(-size // step), workers)
+    return result.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+
+
+def _plan(args: tuple) -> tuple[Axes, list[int], list[Any]] | None:
+    """The arrays' shape, the order of their axes in memory, and how each argument is cut; None: it does not fit."""
+    first = next((a for a in args if isinstance(a, Array) and a.size and any(a.strides)), None)
+    if first is None:
+        return None
+    order = _order(first)
+    flat: list[Any] = []
+    for a in args:
+        if not isinstance(a, Array) or not a.ndim:
+            flat.append(a)
+        elif a.shape != first.shape:
+            return None
+        elif not any(a.strides):
+            flat.append(_repeated(a))
+        else:
+            turned = a.transpose(order)
+            if not turned.flags.c_contiguous:
+                return None
+            flat.append(_sliced(turned.reshape(-1)))
+    return first.shape, order, flat
+
+
+def _sliced(a: Array) -> Callable[[int, int], Array]:
+    return lambda start, stop: a[start:stop]
+
+
+def _repeated(a: Array) -> Callable[[int, int], Array]:
+    element = a[(slice(0, 1),) * a.ndim].reshape(1)
+    return lambda start, stop: np.broadcast_to(element, (stop - start,))
+
+
+def reduction(kernel: Callable, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    """kernel(x, axis=, keepdims=), where the result of the whole is the kernel's result of those of its blocks.
+
+    Divided along the axis that is outermost in memory. If the result keeps that one, its bits are NumPy's; else the
+    blocks' results are reduced in turn (and their size does not depend on the threads, so neither do the bits).
+    """
+    if not axis or (x.dtype.kind == "f" and x.itemsize == 2):  # the sums of blocks would leave the range of half
+        return kernel(x, axis=axis, keepdims=keepdims)
+    shape = [1 if i in axis else n for i, n in enumerate(x.shape) if keepdims or i not in axis]
+    order = _order(x)
+    flat = len(axis) == x.ndim and x.transpose(order).flags.c_contiguous
+    if flat:
+        x, order, axis = x.transpose(order).reshape(-1), [0], (0,)
+    outer = order[0]
+    step = max(1, BLOCK * x.shape[outer] // x.size)
+    tasks = -(-x.shape[outer] // step)
+    parts: list[Any] = [None] * tasks
+
+    def task(i: int) -> None:
+        part = x[(slice(None),) * outer + (slice(i * step, (i + 1) * step),)]
+        if flat and part.size % LINE == 0:
+            part = kernel(part.reshape(-1, LINE), axis=(0,), keepdims=False)
+        parts[i] = kernel(part, axis=axis, keepdims=True)
+
+    threads.share(task, tasks, threads.worth(x.size, SHARE))
+    out = np.concatenate(parts, outer)
+    if outer in axis:
+        out = kernel(out, axis=(outer,), keepdims=True)
+    return out.reshape(shape)
+
+
+def sum_to(kernel: Callable, x: Array, *, shape: Axes) -> Array:
+    """kernel(x, shape=), the reference's sum_to, as a reduction."""
+    lead = x.ndim - len(shape)
+    axis = (*range(lead), *[i + lead for i, n in enumerate(shape) if n == 1 != x.shape[i + lead]])
+    return reduction(total, x, axis=axis, keepdims=True).reshape(shape)
+
+
+def rows(kernel: Callable, x: Array, *, axis: int) -> Array:
+    """kernel(x, axis=) for what mixes elements along one axis only and keeps the shape, as softmax does: some rows at a
+    time, which stay in cache."""
+    order = _order(x)
+    others = [i for i in order if i != axis]
+    if not others or not x.transpose(order).flags.c_contiguous:
+        return kernel(x, axis=axis)
+    many = [i for i in others if x.shape[i] >= 4 * threads.count()]
+    outer = (many or sorted(others, key=lambda i: -x.shape[i]))[0]
+    step = max(1, IN_CACHE * x.shape[outer] // x.size)
+    result = np.empty_like(x)  # with the same order of axes, as NumPy's functions have it
+
+    def task(i: int) -> None:
+        at = (slice(None),) * outer + (slice(i * step, (i + 1) * step),)
+        result[at] = kernel(x[at], axis=axis)
+
+    threads.share(task, -(-x.shape[outer] // step), threads.worth(x.size, SHARE))
+    return result
+
+
+def _order(x: Array) -> list[int]:
+    """The axes as they lie in memory, from the outermost to the innermost."""
+    return sorted(range(x.ndim), key=lambda i: -abs(x.strides[i]))

@@ -1,0 +1,185 @@
+"""Large arrays in pieces: the values, types and memory order that NumPy gives for the whole."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes
+
+import minidl
+import minidl.functional as F
+from minidl.kernels import table
+from minidl.kernels.arrays import LARGE
+from minidl.kernels.cpu import pieces, threads
+from minidl.kernels.reference import elementwise, reduction
+
+KERNELS: list[tuple[Any, int, dict]] = [
+    (np.add, 2, {}),
+    (np.exp, 1, {}),
+    (np.less, 2, {}),
+    (np.negative, 1, {}),
+    (elementwise.sigmoid, 1, {}),
+    (elementwise.softplus, 1, {}),
+    (elementwise.where, 3, {}),
+    (elementwise.clamp, 1, {"min": -0.5, "max": None}),
+    (elementwise.positive_part, 2, {}),
+    (elementwise.larger_part, 3, {}),
+]
+
+
+@pytest.fixture(autouse=True)
+def several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pieces, three threads, whatever the machine has."""
+    for name, value in (("IN_CACHE", 7), ("SHARE", 5), ("BLOCK", 12), ("LINE", 4)):
+        monkeypatch.setattr(pieces, name, value)
+    monkeypatch.setattr(threads, "count", lambda: 3)
+
+
+def laid_out(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any, layout: str) -> np.ndarray:
+    order = {"C": range(len(shape)), "F": range(len(shape))[::-1], "last": (0, *range(2, len(shape)), 1)[: len(shape)]}
+    if layout in order:
+        axes = list(order[layout])
+        a = rng.standard_normal([shape[i] for i in axes]).astype(dtype).transpose(np.argsort(axes))
+    elif layout == "repeated":
+        a = np.broadcast_to(rng.standard_normal(()).astype(dtype), shape)
+    else:  # with gaps
+        a = rng.standard_normal((*shape[:-1], 2 * shape[-1])).astype(dtype)[..., ::2]
+    return a
+
+
+@given(
+    array_shapes(max_dims=4, max_side=6),
+    st.sampled_from(KERNELS),
+    st.sampled_from(["float32", "float64", "float16"]),
+    st.sampled_from(["C", "F", "last"]),
+    st.lists(
+        st.sampled_from(["C", "same", "same", "gaps", "repeated", "number", "0-d", "row"]), min_size=2, max_size=2
+    ),
+)
+def test_elementwise_functions_give_what_the_whole_gives(
+    shape: tuple[int, ...], kernel: tuple[Any, int, dict], dtype: str, layout: str, others: list[str]
+) -> None:
+    function, arguments, params = kernel
+    rng = np.random.default_rng(sum(shape))
+    args: list[Any] = [laid_out(rng, shape, dtype, layout)]
+    for other in others[: arguments - 1]:
+        if other in ("number", "0-d", "row"):
+            small = {"number": 0.5, "0-d": np.array(0.5, dtype), "row": laid_out(rng, shape[-1:], dtype, "C")}
+            args.append(small[other])
+        else:
+            args.append(laid_out(rng, shape, dtype, layout if other == "same" else other))
+    if function is elementwise.where:
+        args[0] = args[0] > 0
+    if function is elementwise.positive_part and others[0] != "same":
+        return  # takes two arrays that lie alike
+    expected = function(*args, **params)
+    got = pieces.elementwise(function, tuple(args), params)
+    assert got.dtype == expected.dtype
+    np.testing.assert_array_equal(got, expected)
+    lengths = [i for i, n in enumerate(shape) if n > 1]
+    assert [got.strides[i] for i in lengths] == [expected.strides[i] for i in lengths]
+
+
+@given(
+    array_shapes(max_dims=4, max_side=6),
+    st.sampled_from([reduction.sum, reduction.amax, reduction.amin, reduction.any, reduction.all]),
+    st.sampled_from(["float32", "float64", "float16", "int64", "bool"]),
+    st.sampled_from(["C", "F", "last", "gaps", "repeated"]),
+    st.booleans(),
+    st.data(),
+)
+def test_reductions_give_what_the_whole_gives(
+    shape: tuple[int, ...], kernel: Any, dtype: str, layout: str, keepdims: bool, data: st.DataObject
+) -> None:
+    axis = tuple(sorted(data.draw(st.sets(st.integers(0, len(shape) - 1)))))
+    x = (laid_out(np.random.default_rng(sum(shape)), shape, "float64", layout) * 4).astype(dtype)
+    expected = kernel(x, axis=axis, keepdims=keepdims)
+    got = pieces.reduction(kernel, x, axis=axis, keepdims=keepdims)
+    assert got.dtype == expected.dtype and got.shape == expected.shape
+    exact = kernel is not reduction.sum or dtype not in ("float32", "float64")
+    near = 0 if exact else 1e-5 if dtype == "float32" else 1e-13
+    np.testing.assert_allclose(got, expected, near, 40 * near)
+    kept = tuple(1 if i in axis else n for i, n in enumerate(shape))
+    if kernel is reduction.sum and np.dtype(dtype).kind == "f":
+        np.testing.assert_allclose(
+            pieces.sum_to(reduction.sum_to, x, shape=kept), reduction.sum_to(x, shape=kept), near, 40 * near
+        )
+
+
+@given(array_shapes(max_dims=4, max_side=6), st.sampled_from(["C", "F", "last", "gaps"]), st.data())
+def test_functions_of_rows_give_what_the_whole_gives(shape: tuple[int, ...], layout: str, data: st.DataObject) -> None:
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    x = laid_out(np.random.default_rng(sum(shape)), shape, "float32", layout)
+    for kernel in (reduction.softmax, reduction.log_softmax):
+        np.testing.assert_allclose(pieces.rows(kernel, x, axis=axis), kernel(x, axis=axis), 1e-6, 1e-7)
+
+
+def test_a_sum_has_the_same_bits_with_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).standard_normal((40, 50), dtype="float32")
+    found = set()
+    for number in (1, 2, 3, 8):
+        monkeypatch.setattr(threads, "count", lambda number=number: number)
+        both = [pieces.reduction(reduction.sum, x, axis=axis, keepdims=False) for axis in ((0,), (0, 1))]
+        found.add(b"".join(a.tobytes() for a in both))
+    assert len(found) == 1
+
+
+def test_warnings_and_error_settings_are_those_of_the_caller() -> None:
+    x = np.linspace(-1, 1, 101)
+    with warnings.catch_warnings(record=True) as caught, np.errstate(invalid="warn"):
+        warnings.simplefilter("always")
+        pieces.elementwise(np.sqrt, (x,), {})
+    assert {str(w.message) for w in caught} == {"invalid value encountered in sqrt"}
+    with np.errstate(invalid="raise"), pytest.raises(FloatingPointError, match="sqrt"):
+        pieces.elementwise(np.sqrt, (x,), {})
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("error")
+        pieces.elementwise(np.sqrt, (x,), {})
+
+
+def test_whole_numbers_divided_by_zero_are_an_error() -> None:
+    x = np.arange(100)
+    with pytest.raises(ZeroDivisionError):
+        pieces.elementwise(elementwise.floor_divide, (x, x[::-1].copy()), {})
+
+
+# ---- through tensors, at the real size
+def large(seed: int, grad: bool = True, last: bool = False) -> Any:
+    shape = (2, 8, 128, LARGE // 2048)
+    x = np.random.default_rng(seed).standard_normal(shape, dtype="float32")
+    if last:
+        x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    return minidl.Tensor(x).requires_grad_(grad)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_gradients_of_large_arrays(last: bool) -> None:
+    x, y = large(0, last=last), large(1, last=last)
+
+    def f(x: Any, y: Any) -> Any:
+        z = F.relu(x * y) + (x / (y * y + 1)).tanh() - minidl.exp(-x * x) ** 2 + minidl.maximum(x, y).sigmoid() * 1.5
+        return z + minidl.where(x > 0, y, x * 0.5) + 2 / (x.abs() + 1)
+
+    z = f(x, y)
+    assert z.numpy().strides == x.numpy().strides
+    z.sum().backward()
+    small = [minidl.Tensor(a.numpy()[:, :, :5].copy(order="K")).requires_grad_() for a in (x, y)]
+    part = f(*small)
+    part.sum().backward()
+    np.testing.assert_array_equal(z.numpy()[:, :, :5], part.numpy())
+    for a, b in zip((x, y), small, strict=True):
+        np.testing.assert_allclose(a.grad.numpy()[:, :, :5], b.grad.numpy(), 1e-6, 1e-7)
+        assert a.grad.numpy().strides == a.numpy().strides
+
+
+def test_large_arrays_do_not_take_the_short_way() -> None:
+    """The kernel of the table divides; a small array's is NumPy's own function."""
+    x = large(0)
+    minidl.exp(x), minidl.exp(x[:1, :1]), x + x, x[:1] + x[:1], 1.5 * x
+    assert table.TABLE["exp"].cells["cpu"].whole is np.exp
+    assert table.TABLE["exp"].cells["reference"] is np.exp
