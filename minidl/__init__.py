@@ -157,12 +157,16 @@ _LATER = {
     "gradgradcheck": "minidl.checking:gradgradcheck",
     **{name: f"minidl.inspect:{name}" for name in ("draw_autograd", "draw_layers", "explain", "summary")},
     "conv_precision": "minidl.kernels.precision:conv_precision",
+    **{name: f"minidl.kernels.cpu.threads:{name}" for name in ("get_num_threads", "set_num_threads")},
+    **{name: f"minidl.kernels.cpu.recycle:{name}" for name in ("empty_cache", "memory_stats")},
 }
 
 if TYPE_CHECKING:
     from . import checking, data, inspect, models, nn, optim, train
     from .checking import gradcheck, gradgradcheck
     from .inspect import draw_autograd, draw_layers, explain, summary
+    from .kernels.cpu.recycle import empty_cache, memory_stats
+    from .kernels.cpu.threads import get_num_threads, set_num_threads
     from .kernels.precision import conv_precision
 
 

@@ -269,9 +269,7 @@ class Film(Callback):
         if trainer.epoch % every == 0 or trainer.epoch == 1:
             with trainer.task.averaged():
                 images = self.experiment.draw_images(self.experiment.watched)
-                self.frames.append(
-                    np.rint(255 * images).astype(np.uint8)
-                )  # checkpoints hold them
+                self.frames.append(np.rint(255 * images).astype(np.uint8))  # checkpoints hold them
 
     def mosaics(self) -> np.ndarray:
         """(F, C, H, W), the images of a frame beside one another, grey ones as dark ink on white."""
