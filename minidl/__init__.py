@@ -164,7 +164,9 @@ _LATER = {
 if TYPE_CHECKING:
     from . import checking, data, inspect, models, nn, optim, train
     from .checking import gradcheck, gradgradcheck
-    from .inspect import draw_autograd, draw_layers, explain, summary
+    from .inspect import draw_autograd, draw_layers
+    from .inspect.explain import explain
+    from .inspect.summary import summary
     from .kernels.cpu.recycle import empty_cache, memory_stats
     from .kernels.cpu.threads import get_num_threads, set_num_threads
     from .kernels.precision import conv_precision

@@ -208,12 +208,14 @@ def share(task: Callable[[int], None], tasks: int, workers: int | None = None) -
         return
     following = numbers()
     wrong: list[BaseException] = []
+    # emptied at the end: a thread that wakes late may hold on to `work` for a while, but not to the task's arrays
+    held = [task]
 
     def work() -> None:
         before, _here.most = getattr(_here, "most", most()), 1
         try:
             while not wrong and (i := next(following)) < tasks:
-                task(i)
+                held[0](i)
         except BaseException as error:  # raised below, in the thread that asked
             wrong.append(error)
         finally:
@@ -224,6 +226,7 @@ def share(task: Callable[[int], None], tasks: int, workers: int | None = None) -
     for helper in helpers:
         if not helper.cancel():  # one that has not begun has nothing left to do
             helper.result()
+    held.clear()
     if wrong:
         raise wrong[0]
 

@@ -381,11 +381,12 @@ def test_choices(case: tuple) -> None:
 def test_precision_is_heard() -> None:
     g = ConvGeometry.of((1, 64, 28, 28), (64, 64, 3, 3), padding=1)
     arrays = arguments("conv", g, np.float32)
-    with forced("winograd", 2):
-        exact = conv.conv(*arrays, geometry=g)
     fast = conv.conv(*arrays, geometry=g)
     with conv_precision("precise"):
-        precise = conv.conv(*arrays, geometry=g)
+        precise, choice = conv.conv(*arrays, geometry=g), conv.choice_for("conv", g, arrays[0].dtype)
+    assert choice.name != "winograd F(4x4)"
+    with forced(choice.algorithm, choice.tile):
+        exact = conv.conv(*arrays, geometry=g)
     np.testing.assert_array_equal(precise, exact)
     assert (fast != precise).any()
 
