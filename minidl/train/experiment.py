@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..data import DataLoader, Subset
 from ..data.dataset import Dataset, gather
+from ..optim import ExponentialMovingAverage
 from .config import TrainConfig
 from .errors import TrainingError
 from .files import write_atomic
@@ -19,7 +20,7 @@ from .folder import RunFolder
 from .loop import Callback, Trainer
 from .report import Report
 from .sources import Sets
-from .tasks import Task
+from .tasks import Minimize, Task
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,6 +59,22 @@ class Experiment(ABC):
     @property
     def epochs(self) -> int:
         return 1 if self.config.fast_dev_run else self.config.epochs
+
+    def average(self, model: Any) -> ExponentialMovingAverage | None:
+        """The moving average of a model's weights that --ema asks for."""
+        return None if self.config.ema is None else ExponentialMovingAverage(model, self.config.ema)
+
+    def minimize(self, model: Any, optimizer: Any, loss: Callable[[Any, Any], Any], schedule: Any = None) -> Minimize:
+        """The task of making a loss small, as the options say."""
+        return Minimize(
+            model,
+            optimizer,
+            loss,
+            schedule,
+            accumulate=self.config.accumulate,
+            clip_norm=self.config.clip_norm,
+            average=self.average(model),
+        )
 
     def steps(self) -> int:
         """All steps of the run."""

@@ -16,7 +16,6 @@ from ..config import TrainConfig
 from ..experiment import Experiment, Gallery, examples
 from ..loop import Trainer
 from ..sources import ImageOptions, images
-from ..tasks import Minimize
 
 LEARNING_RATES = {"mlp": 3e-3, "conv": 3e-3, "linear": 3e-2}
 FILTERS = 64  # shown at most
@@ -63,14 +62,8 @@ class AutoencoderExperiment(Experiment):
         with self.fitting():
             model = build(config, self.sets.shape)
         optimizer = optim.Adam(model.parameters(), lr=config.lr or LEARNING_RATES[config.arch])
-        self.task = Minimize(
-            model,
-            optimizer,
-            self.loss,
-            optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.steps()),
-            accumulate=config.accumulate,
-            clip_norm=config.clip_norm,
-            average=None if config.ema is None else optim.ExponentialMovingAverage(model, config.ema),
+        self.task = self.minimize(
+            model, optimizer, self.loss, optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.steps())
         )
         self.pca = PCA(examples(self.train.dataset, MOST)[0], config.code)
         self.baselines = {f"PCA with {_count(config.code, 'number')}, validation": self.pca_error(self.validation)}

@@ -96,7 +96,7 @@ class DCGANExperiment(Experiment):
             judge=self.judge,
             monitor="val_parzen_loss",
             clip_norm=config.clip_norm,
-            average=None if config.ema is None else optim.ExponentialMovingAverage(gan.generator, config.ema),
+            average=self.average(gan.generator),
         )
         with minidl.core.random.replay(minidl.core.random.get_rng_state()):
             self.watched = gan.codes(WATCHED)  # the same images are looked at all the time

@@ -16,7 +16,6 @@ from ..config import TrainConfig
 from ..experiment import Experiment, Gallery, examples
 from ..loop import Trainer
 from ..sources import ImageOptions, images
-from ..tasks import Minimize
 
 IMPORTANCE = 50  # codes for each image in the tighter bound
 
@@ -72,14 +71,7 @@ class VAEExperiment(Experiment):
                 model.reset_layers()  # the paper's N(0, 0.01) learns more slowly and ends a little lower
             else:
                 model = ConvVAE(self.sets.shape, latent=config.latent, likelihood=config.likelihood)
-        self.task = Minimize(
-            model,
-            optim.Adam(model.parameters(), lr=config.lr or 2e-3),
-            self.loss,
-            accumulate=config.accumulate,
-            clip_norm=config.clip_norm,
-            average=None if config.ema is None else optim.ExponentialMovingAverage(model, config.ema),
-        )
+        self.task = self.minimize(model, optim.Adam(model.parameters(), lr=config.lr or 2e-3), self.loss)
 
     def loss(self, model: Any, batch: Any) -> Any:
         """Minus the bound, and its two parts."""

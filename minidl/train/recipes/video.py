@@ -23,7 +23,6 @@ from ..config import TrainConfig
 from ..experiment import Experiment, Gallery, examples
 from ..loop import Trainer
 from ..sources import Sets, VideoOptions, videos
-from ..tasks import Minimize
 
 SHOWN = 12  # clips in the moving picture
 GREY = 128.0  # taken from the bytes that C3D sees, in the place of the mean of its authors' videos
@@ -167,14 +166,8 @@ class VideoExperiment(Experiment):
         with self.fitting():
             model = config.network(len(classes), self.sets.shape)
         optimizer = config.optimizer(model)
-        self.task = Minimize(
-            model,
-            optimizer,
-            self.loss,
-            optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.steps()),
-            accumulate=config.accumulate,
-            clip_norm=config.clip_norm,
-            average=None if config.ema is None else optim.ExponentialMovingAverage(model, config.ema),
+        self.task = self.minimize(
+            model, optimizer, self.loss, optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.steps())
         )
         self.baselines = {f"guessing among {len(classes)}": float(np.log(len(classes)))}
 
