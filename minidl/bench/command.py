@@ -79,7 +79,10 @@ def run(
         say("stopped by Ctrl-C; measured so far:")
     except BenchError as error:
         print(f"minidl bench: {error}", file=sys.stderr)
-        return 1
+        if not results:
+            return 1
+        status = 1
+        say("measured before that:")
     console.print(table(results, ceiling, peer))
     for g in growth(results):
         say(growth_line(g, peer))
