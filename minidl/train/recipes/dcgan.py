@@ -138,9 +138,10 @@ class DCGANExperiment(Experiment):
         """Parzen window log-likelihood of validation images (with its sign turned: less is better) and the number of
         classes with at least 2 % of the samples."""
         drawn = self.draw_images(self.task.model.codes(DRAWN)).reshape(DRAWN, -1)
-        half = len(self.validation.dataset) // 2
-        held_back = examples(self.validation.dataset, 2 * half)[0].reshape(2 * half, -1)
-        estimate = parzen_log_likelihood(drawn, held_back[half:], validation=held_back[:half])
+        held_back = examples(self.validation.dataset, DRAWN)[0].reshape(-1, drawn.shape[1])
+        # training images are not among the samples, so they may choose the kernel's width
+        width = examples(self.train.dataset, 500)[0].reshape(-1, drawn.shape[1])
+        estimate = parzen_log_likelihood(drawn, held_back, validation=width)
         return {
             "parzen_loss": -estimate.mean,
             "classes": float(class_coverage(self.probabilities(drawn))),
