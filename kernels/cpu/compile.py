@@ -29,7 +29,8 @@ _temporary: tempfile.TemporaryDirectory | None = None  # kept alive until the pr
 
 @cache
 def cache_directory() -> Path:
-    """The folder for machine code compiled from these sources; if it is not writable, a temporary one and a warning."""
+    """The folder for machine code compiled from these sources, which may be read-only if it holds some; else, if it is
+    not writable, a temporary one and a warning."""
     global _temporary
     sources = hashlib.sha256(repr((numba.__version__, sys.version_info[:2])).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
@@ -40,6 +41,8 @@ def cache_directory() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
+        if folder.is_dir() and next(folder.glob("*.bin"), None):
+            return folder  # read-only: what was compiled when it was not, in an image of a container say, serves
         # a private folder of this process, not a shared name in /tmp: what lies in the cache is executed
         _temporary = tempfile.TemporaryDirectory(prefix="minidl-")
         folder = Path(_temporary.name)

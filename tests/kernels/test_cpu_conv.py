@@ -540,6 +540,23 @@ def test_compiled_code_is_kept(tmp_path: Path) -> None:
     assert run(code, **home).split() == ["2", "0"]
 
 
+def test_a_cache_that_is_read_only_is_read(tmp_path: Path) -> None:
+    script = tmp_path / "twice.py"
+    script.write_text(COMPILE)
+    code = f"exec(compile(open({str(script)!r}).read(), {str(script)!r}, 'exec'))"
+    home = {"MINIDL_CACHE_DIR": str(tmp_path)}
+    assert run(code, **home).split() == ["0", "2"]
+    # permissions would not keep root from writing
+    refusing = """
+import tempfile, warnings
+def refuse(*args, **options):
+    raise OSError(30, "Read-only file system")
+tempfile.TemporaryFile = refuse
+warnings.simplefilter("error")
+"""
+    assert run(refusing + code, **home).split() == ["2", "0"]
+
+
 def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code = """
