@@ -367,16 +367,18 @@ def _keywords(build: Any, pairs: list[str]) -> dict[str, Any]:
     import tomllib
     from inspect import signature
 
-    known = [name for name in signature(build).parameters if name != "weights"]
+    defaults = {name: p.default for name, p in signature(build).parameters.items() if name != "weights"}
     values = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
-        if name not in known:
-            raise UsageError(_unknown("argument", name, known))
+        if name not in defaults:
+            raise UsageError(_unknown("argument", name, defaults))
         try:
             values[name] = tomllib.loads(f"value = {text}")["value"]
         except ValueError:
             values[name] = text
+        if isinstance(values[name], str) and not isinstance(defaults[name], str):
+            raise UsageError(f"--set {pair}: expected a value like {defaults[name]!r}")
     return values
 
 
