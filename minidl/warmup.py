@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -34,13 +33,12 @@ def run(models: Sequence[str] = ()) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from .data.extras import no_such
     from .models import MODELS
 
     for name in models:
         if name not in MODELS:
-            near = get_close_matches(name, MODELS, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            print(f"minidl warmup: there is no model {name!r}{hint} Known: {', '.join(MODELS)}.", file=sys.stderr)
+            print(f"minidl warmup: {no_such('model', name, MODELS)}", file=sys.stderr)
             return 2
     from .kernels.cpu.compile import cache_directory
 

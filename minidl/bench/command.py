@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 
-from ..data.extras import require
+from ..data.extras import no_such, require
 from ..doctor import busy
 from ..kernels.cpu.threads import available
 from ..train.files import write_json
@@ -124,9 +123,7 @@ def select(names: Sequence[str]) -> dict[str, Workload]:
         return {name: w for name, w in WORKLOADS.items() if w.usual}
     for name in names:
         if name not in (*WORKLOADS, "all"):
-            near = get_close_matches(name, WORKLOADS, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise ValueError(f"there is no workload {name!r}{hint} Known: {', '.join(WORKLOADS)}, all")
+            raise ValueError(no_such("workload", name, [*WORKLOADS, "all"]))
     return dict(WORKLOADS) if "all" in names else {name: WORKLOADS[name] for name in dict.fromkeys(names)}
 
 

@@ -66,7 +66,7 @@ class Result:
 class Worker:
     """A process that runs one library. threads: how many it may use, each on a core of its own."""
 
-    library: str
+    runs: str  # "minidl" or its peer
     place: str
     sizes: Mapping[str, int]
     threads: int
@@ -75,7 +75,7 @@ class Worker:
     def __post_init__(self) -> None:
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
         cores = sorted(os.sched_getaffinity(0))[-self.threads :] if hasattr(os, "sched_getaffinity") else []
-        words = [self.library, self.place, json.dumps(dict(self.sizes)), json.dumps(cores)]
+        words = [self.runs, self.place, json.dumps(dict(self.sizes)), json.dumps(cores)]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "minidl.bench.worker", *words],
             stdin=subprocess.PIPE,
@@ -90,7 +90,7 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             raise BenchError(
-                f"the process that runs {self.library} has stopped (exit status {self.process.wait()}); see above"
+                f"the process that runs {self.runs} has stopped (exit status {self.process.wait()}); see above"
             )
         return json.loads(line)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,17 @@ def require(module: str, purpose: str, extra: str = "train") -> Any:
             f"or from a checkout pip install -e '.[{extra}]'",
             name=library,
         ) from error
+
+
+def no_such(what: str, name: str, known: Iterable[str], shown: Iterable[str] | None = None) -> str:
+    """What to say about a name that is not known: the nearest one that is, and all there are.
+
+    shown: how these are written, if not by their names.
+    """
+    known = list(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"there is no {what} {name!r}{hint} Known: {', '.join(known if shown is None else shown)}."
 
 
 def read_lines(path: Path, purpose: str) -> list[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..data.extras import require
+from ..data.extras import no_such, require
 from ..train.errors import RunFolderError
 from ..train.files import reason, write_json
 from . import DEMOS
@@ -70,9 +69,7 @@ def select(names: Iterable[str]) -> list[str]:
         raise DemoError(f"which demo? Known: {', '.join(known)}")
     for name in wanted:
         if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise DemoError(f"there is no demo {name!r}{hint} Known: {', '.join(known)}.")
+            raise DemoError(no_such("demo", name, known))
     return [name for name in DEMOS if name in wanted or "all" in wanted]
 
 

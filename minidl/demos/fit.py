@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain, islice, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import minidl.functional as F
-from minidl import Tensor, no_grad, optim
+from minidl import Tensor, manual_seed, no_grad, optim
 
 from ..data import DataLoader
 from ..data.dataset import Batch, Dataset
@@ -41,6 +41,25 @@ def batches(dataset: Dataset, steps: int, batch_size: int, seed: int = 0) -> Ite
     if not len(loader):
         raise ValueError(f"the {len(loader.dataset)} items are fewer than one batch of {loader.batch_size}")
     return islice(chain.from_iterable(repeat(loader)), steps)
+
+
+class Net(NamedTuple):
+    """A net that a demo compares: for how many steps of 32 examples it is trained, and how fast."""
+
+    make: Callable[[], Any]
+    steps: int
+    quick_steps: int
+    lr: float
+
+    def trained(
+        self, dataset: Dataset, seed: int, quick: bool, clip_norm: float | None = None
+    ) -> tuple[Any, list[float]]:  # fmt: skip
+        """A model fitted to (input, label), and the losses. All that is random comes from the seed, so what one net
+        measures does not depend on the others."""
+        manual_seed(seed)
+        model = self.make()
+        steps = self.quick_steps if quick else self.steps
+        return model, fit(model, cross_entropy, dataset, steps, self.lr, seed=seed, clip_norm=clip_norm, decay=True)
 
 
 def cross_entropy(model: Any, batch: Batch) -> Tensor:

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from statistics import fmean
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import manual_seed
 from ..data import DIRECTIONS, ArrayDataset, torus_motion
 from ..models.motion import C3DMini, ConvGRUClassifier, EarlyFusion, LateFusion, SingleFrame
 from .claims import Check, Demo, Run, spread
-from .fit import accuracy, cross_entropy, fit, predict
-
-
-class Net(NamedTuple):
-    """A net, for how many steps of 32 clips it is trained, and how fast."""
-
-    make: Callable[[], Any]
-    steps: int
-    quick_steps: int
-    lr: float
-
+from .fit import Net, accuracy, predict
 
 # The fusions learn slowly, all at one rate, so that their steps can be compared: at 3e-3, late fusion sometimes stayed
 # at chance for good, and whether it did changed with the rounding of the kernels.
@@ -60,10 +48,7 @@ class MotionDemo(Demo):
         test = torus_motion("test", 400 if quick else 2000, seed)
         measured: Run = {}
         for name, net in NETS.items():
-            manual_seed(seed)  # for each net anew: what one measures does not depend on the others
-            model = net.make()
-            steps = net.quick_steps if quick else net.steps
-            losses = fit(model, cross_entropy, train, steps, net.lr, seed=seed, decay=True)
+            model, losses = net.trained(train, seed, quick)
             measured[name] = accuracy(model, test)
             measured[f"{name}_steps"] = steps_to_learn(losses)
             if name == "single":

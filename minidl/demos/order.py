@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 import minidl
 import minidl.functional as F
 
-from .. import manual_seed, nn
+from .. import nn
 from ..data import ArrayDataset, order_task
 from ..models.motion import CNNLSTM, C3DMini, ConvGRUClassifier
 from .claims import Check, Demo, Run, spread
-from .fit import cross_entropy, fit, predict
+from .fit import Net, predict
 
 CLIP = 8  # frames
 
@@ -63,15 +63,6 @@ def _c3d(outputs: int) -> C3DMini:
     return C3DMini(outputs, (1, CLIP, 12, 12), (12, 24))
 
 
-class Net(NamedTuple):
-    """A net, for how many steps of 32 videos it is trained, and how fast."""
-
-    make: Callable[[], Any]
-    steps: int
-    quick_steps: int
-    lr: float
-
-
 NETS = {
     "average": Net(lambda: ClipAverage(_c3d(2)), 300, 30, 3e-3),
     "sequence": Net(lambda: ClipSequence(_c3d(8), features=8, clips=3, classes=2), 300, 80, 3e-3),
@@ -103,10 +94,7 @@ class OrderDemo(Demo):
         other = exchanged(test)
         measured: Run = {}
         for name, net in NETS.items():
-            manual_seed(seed)  # for each net anew: what one measures does not depend on the others
-            model = net.make()
-            steps = net.quick_steps if quick else net.steps
-            fit(model, cross_entropy, train, steps, net.lr, seed=seed, clip_norm=CLIP_NORM, decay=True)
+            model, _ = net.trained(train, seed, quick, CLIP_NORM)
             said = predict(model, test).argmax(1)
             measured[name] = float((said == test.arrays[1]).mean())
             measured[f"{name}_same_exchanged"] = float((said == predict(model, other).argmax(1)).mean())

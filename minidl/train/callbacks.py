@@ -355,8 +355,12 @@ class Checkpoints(Callback):
         try:
             write_last(self.folder.checkpoints, trainer, self.config)
         except RunFolderError as error:
-            self.rescue = Path(tempfile.mkdtemp(prefix="minidl-rescue-"))
-            write_last(self.rescue, trainer, self.config)
+            try:
+                self.rescue = Path(tempfile.mkdtemp(prefix="minidl-rescue-"))
+                write_last(self.rescue, trainer, self.config)
+            except (RunFolderError, OSError) as second:
+                self.rescue = None
+                raise RunFolderError(f"{error}. Nor can the checkpoint be kept elsewhere: {second}") from error
             raise RunFolderError(
                 f"{error}. Training stopped after step {trainer.step}; its checkpoint is "
                 f"{self.rescue / 'last.safetensors'}: with that in {self.folder.checkpoints}, "

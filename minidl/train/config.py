@@ -7,12 +7,12 @@ import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from tyro.conf import arg
 
+from ..data.extras import no_such
 from .errors import TrainingError
 from .threads import check_threads
 
@@ -124,9 +124,7 @@ def check_values(values: Mapping[str, Any], cls: type, source: Any) -> None:
     names = [field.name for field in fields(cls)]
     for name, value in values.items():
         if name not in names:
-            near = get_close_matches(name, names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise TrainingError(f"{source}: there is no option {name!r}; {hint}Known: {', '.join(names)}")
+            raise TrainingError(f"{source}: {no_such('option', name, names)}")
         if not _fits(value, known[name]):
             raise TrainingError(f"{source}: {name} is {value!r}; it must be {_words(known[name])}")
 

@@ -26,6 +26,7 @@ from ..data import (
     ucf101_split,
 )
 from ..data.dataset import Dataset
+from ..data.extras import no_such
 from ..data.moving import DIRECTIONS
 from ..data.transforms import CenterCrop, Compose, RandomCrop, RandomHorizontalFlip, Resize, ToFloat
 from ..data.video import VideoClips
@@ -58,19 +59,13 @@ class Source(NamedTuple):
 
 def find(spec: str, sources: dict[str, Source]) -> tuple[Source, Path]:
     """The source that `--data` names, and its folder. Raises TrainingError."""
-    from difflib import get_close_matches
-
     name, _, folder = spec.partition(":")
-    forms = ", ".join(f"{n}:FOLDER" if s.folder else n for n, s in sources.items())
+    forms = [f"{n}:FOLDER" if s.folder else n for n, s in sources.items()]
     other, kind = (VIDEOS, "videos") if sources is IMAGES else (IMAGES, "images")
     if name in other:
-        raise TrainingError(f"--data {spec}: {name} has {kind}, which this model cannot use. Known: {forms}")
+        raise TrainingError(f"--data {spec}: {name} has {kind}, which this model cannot use. Known: {', '.join(forms)}")
     if name not in sources:
-        near = get_close_matches(name, list(sources), n=1, cutoff=0.5)
-        raise TrainingError(
-            f"--data {spec}: there is no source {name!r} here{f'; did you mean {near[0]!r}?' if near else '.'} "
-            f"Known: {forms}"
-        )
+        raise TrainingError(f"--data {spec}: {no_such('source', name, sources, forms)}")
     source = sources[name]
     if source.folder and not folder:
         raise TrainingError(f"--data {spec} needs the folder of its files: {name}:FOLDER")

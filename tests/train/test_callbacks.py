@@ -475,6 +475,22 @@ def test_a_full_disk_loses_no_step(folder, tmp_path, monkeypatch, name):
     assert again.epoch == 2 and len(again.callbacks[0].losses) == 8
 
 
+def test_a_checkpoint_that_fits_nowhere_says_both_reasons(folder, monkeypatch):
+    """The disk is full and so is the folder for temporary files: neither error hides the other."""
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def nowhere(**names):
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    run = trainer(LossHistory(), Checkpoints(folder, {}))
+    monkeypatch.setattr(files.os, "replace", full)
+    monkeypatch.setattr("tempfile.mkdtemp", nowhere)
+    with pytest.raises(RunFolderError, match=r"the disk is full.* Nor can .* elsewhere: .*No usable temporary"):
+        run.fit(1)
+
+
 def test_killed_between_best_and_last_nothing_is_lost(folder, monkeypatch):
     """best.* is written first: were it last, a run that dies between the two would never write that best again."""
     order = []

@@ -7,7 +7,8 @@ from typing import Literal
 
 import pytest
 
-from minidl import cli
+from minidl.cli.training import _settled
+from minidl.cli.words import UsageError, options_of
 from minidl.train import TrainingError
 from minidl.train.config import TrainConfig, as_flags, check_values, read_assignments, read_config
 
@@ -28,7 +29,7 @@ class Options(TrainConfig):
 
 def parsed(*words):
     """The options that a command line gives."""
-    return cli._options(Options, cli._settled(list(map(str, words)), Options), "minidl train ae")
+    return options_of(Options, _settled(list(map(str, words)), Options), "minidl train ae")
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_flags_for_everything_but_defaults():
     ("text", "words"),
     [
         ("epohcs = 3", "there is no option 'epohcs'; did you mean 'epochs'?"),
-        ("zzz = 3", "there is no option 'zzz'; Known: "),
+        ("zzz = 3", "there is no option 'zzz'. Known: "),
         ('epochs = "many"', "epochs is 'many'; it must be a whole number"),
         ("epochs = 3.0", "epochs is 3.0; it must be a whole number"),
         ("epochs = true", "epochs is True; it must be a whole number"),
@@ -178,7 +179,7 @@ def test_what_set_gets_wrong(pair, words):
 
 def test_flags_without_values(capsys):
     for flag in ("--config", "--set"):
-        with pytest.raises(cli.UsageError, match=f"argument {flag}: expected"):
+        with pytest.raises(UsageError, match=f"argument {flag}: expected"):
             parsed(flag)
 
 

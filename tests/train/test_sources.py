@@ -123,9 +123,9 @@ def test_a_corrupt_picture_is_reported_and_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("mnits:x", "there is no source 'mnits' here; did you mean 'mnist'? Known: digits, mnist:FOLDER"),
-        ("zzz", "there is no source 'zzz' here. Known: digits"),
-        ("", "there is no source '' here. Known: digits"),
+        ("mnits:x", "there is no source 'mnits'; did you mean 'mnist'? Known: digits, mnist:FOLDER"),
+        ("zzz", "there is no source 'zzz'. Known: digits"),
+        ("", "there is no source ''. Known: digits"),
         ("mnist", "--data mnist needs the folder of its files: mnist:FOLDER"),
         ("mnist:", "--data mnist: needs the folder of its files: mnist:FOLDER"),
         ("digits:/tmp", "--data digits:/tmp: digits is made here and takes no folder"),
@@ -238,7 +238,7 @@ def test_clips_of_a_film_stay_together():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("ucf:x", "there is no source 'ucf' here; did you mean 'ucf101'?"),
+        ("ucf:x", "there is no source 'ucf'; did you mean 'ucf101'?"),
         ("ucf101", "--data ucf101 needs the folder of its files: ucf101:FOLDER"),
         ("torus:x", "torus is made here and takes no folder"),
         ("digits", "--data digits: digits has images, which this model cannot use. Known: torus, order, ucf101:FOLDER"),
