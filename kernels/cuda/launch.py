@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from ..geometry import ConvGeometry, PoolGeometry
 HERE = Path(__file__).parent
 THREADS = 256  # of a block
 INT_LIMIT = 2**31
+PLAIN_SHARED = 48 * 1024  # bytes of dynamic shared memory that a kernel may have without asking for more
 SCALARS = {"float32": "float", "float64": "double"}  # dtype -> what `Scalar` means in the .cu files
+STORAGE = {**SCALARS, "float16": "Half", "bfloat16": "Bfloat16"}  # and with numbers.cuh, which computes these in float
 
 # struct Geometry of geometry.cuh, field by field; ints only, so there is no padding between them
 GEOMETRY = np.dtype(
@@ -80,21 +83,21 @@ def plan(elements: int) -> tuple[tuple[int], tuple[int]]:
 @cache
 def source(file: str) -> str:
     """Text of a .cu file with its local includes put in place: CuPy's disk cache would not notice a changed header."""
-    text = (HERE / file).read_text()
-    for header in re.findall(r'^#include "(.+)"$', text, re.MULTILINE):
-        before, after = text.split(f'#include "{header}"\n')
-        line = before.count("\n") + 2
-        text = f'{before}#line 1 "{header}"\n{source(header)}#line {line} "{file}"\n{after}'
-    return text
+    lines = (HERE / file).read_text().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        if header := re.match(r'#include "(.+)"$', line):
+            lines[number - 1] = f'#line 1 "{header[1]}"\n{source(header[1])}#line {number + 1} "{file}"\n'
+    return "".join(lines)
 
 
-def common_type(operation: str, *arrays: Array) -> np.dtype:
-    """The dtype to compute in. Raises NotImplementedError unless it is float32 or float64."""
+def common_type(operation: str, *arrays: Array, among: Collection[str] = tuple(SCALARS)) -> np.dtype:
+    """The dtype that holds all of the arrays. Raises NotImplementedError unless it is `among` these."""
     dtype = np.result_type(*(a.dtype for a in arrays))
-    if dtype.name not in SCALARS:
+    if dtype.name not in among:
         given = ", ".join(a.dtype.name for a in arrays)
+        *others, last = among
         raise NotImplementedError(
-            f"{operation} on CUDA computes in {' and '.join(SCALARS)}, not {dtype.name} ({given})"
+            f"{operation} on CUDA takes {', '.join(others)} and {last}, not {dtype.name} ({given})"
         )
     return dtype
 
@@ -120,6 +123,24 @@ def operand(name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> Arra
     return namespace(array).ascontiguousarray(array, dtype)
 
 
+def channels_last(name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """The array (N, C, *S), of this dtype, with its channels innermost in memory: as it is, or else copied.
+
+    Raises ValueError unless it has this shape.
+    """
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, its geometry says {shape}")
+    xp = namespace(array)
+    return xp.moveaxis(xp.ascontiguousarray(xp.moveaxis(array, 1, -1), dtype), -1, 1)
+
+
+def empty_channels_last(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An uninitialised array (N, C, *S) on the current device, its channels innermost in memory."""
+    batch, channels, *size = shape
+    flat = empty((batch, *size, channels), dtype)
+    return flat.transpose(0, flat.ndim - 1, *range(1, flat.ndim - 1))
+
+
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     """An uninitialised array on the current device."""
     import cupy
@@ -133,25 +154,43 @@ def run(file: str, kernel: str, scalar: np.dtype, elements: int, *arguments: Any
     if elements:
         import cupy
 
-        function = load(file, kernel, (f"-DScalar={SCALARS[scalar.name]}",), cupy.cuda.runtime.getDevice())
+        function = load(file, kernel, (f"-DScalar={STORAGE[scalar.name]}",), cupy.cuda.runtime.getDevice())
         function(grid, block, arguments)
 
 
 @cache
-def module(file: str, options: tuple[str, ...]) -> Any:
-    """The compiled file (cupy.RawModule); CuPy keeps what it compiles on disk, too."""
+def module(file: str, options: tuple[str, ...], behind: str = "") -> Any:
+    """The compiled file (cupy.RawModule) with the text `behind` it; CuPy keeps what it compiles on disk, too."""
     import cupy
 
-    return cupy.RawModule(code=source(file), options=("-std=c++17", *options))
+    return cupy.RawModule(code=source(file) + behind, options=("-std=c++17", *options))
 
 
 @cache
-def load(file: str, kernel: str, options: tuple[str, ...], device: int) -> Any:
-    """A kernel, loaded on the given device, which is the current one."""
-    return module(file, options).get_function(kernel)
+def load(file: str, kernel: str, options: tuple[str, ...], device: int, behind: str = "", shared: int = 0) -> Any:
+    """A kernel, loaded on the given device, which is the current one, with `shared` bytes of dynamic shared memory."""
+    function = module(file, options, behind).get_function(kernel)
+    if shared > PLAIN_SHARED:
+        function.max_dynamic_shared_size_bytes = shared
+    return function
+
+
+@cache
+def properties(device: int) -> tuple[int, int, int]:
+    """Of a device: compute capability (90 is 9.0), multiprocessors, bytes of shared memory that a block may have."""
+    import cupy
+
+    found = cupy.cuda.Device(device)
+    attributes = found.attributes
+    return (
+        int(found.compute_capability),
+        attributes["MultiProcessorCount"],
+        attributes["MaxSharedMemoryPerBlockOptin"],
+    )
 
 
 def forget() -> None:
     """Drops every compiled kernel: for whoever replaces the library behind the name cupy."""
     module.cache_clear()
     load.cache_clear()
+    properties.cache_clear()

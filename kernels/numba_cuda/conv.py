@@ -1,7 +1,8 @@
 """The convolution family as numba.cuda kernels, to be read beside ../cuda/conv.cu.
 
 One thread computes one element of the result, every kernel gathers, nothing is added atomically.
-Arrays: x (N, C, i0, i1, i2), w (F, C / groups, k0, k1, k2), y (N, F, o0, o1, o2).
+Arrays: x (N, C, i0, i1, i2), w (F, C / groups, k0, k1, k2), y (N, F, o0, o1, o2); the C++ has their channels innermost,
+and adds the bias itself. tiled.py is the next step of the course.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from numba import cuda
 from ..arrays import Array
 from ..cuda.launch import common_type, operand
 from ..geometry import ConvGeometry
+from .elementwise import finish
 from .launch import device_of, element, empty, input_at, output_at, run, thread_index
 
 
@@ -25,19 +27,19 @@ def conv_kernel(x, w, y, g):
     first = f // (g.out_channels // g.groups) * channels  # channel of x where this filter's group begins
 
     total = y.dtype.type(0)
-    for c in range(channels):
-        for k0 in range(g.kernel[0]):
-            i0 = input_at(o0, k0, 0, g)
-            if i0 < 0:
+    for k0 in range(g.kernel[0]):
+        i0 = input_at(o0, k0, 0, g)
+        if i0 < 0:
+            continue
+        for k1 in range(g.kernel[1]):
+            i1 = input_at(o1, k1, 1, g)
+            if i1 < 0:
                 continue
-            for k1 in range(g.kernel[1]):
-                i1 = input_at(o1, k1, 1, g)
-                if i1 < 0:
+            for k2 in range(g.kernel[2]):
+                i2 = input_at(o2, k2, 2, g)
+                if i2 < 0:
                     continue
-                for k2 in range(g.kernel[2]):
-                    i2 = input_at(o2, k2, 2, g)
-                    if i2 < 0:
-                        continue
+                for c in range(channels):
                     total += x[n, first + c, i0, i1, i2] * w[f, c, k0, k1, k2]
     y[n, f, o0, o1, o2] = total
 
@@ -54,19 +56,19 @@ def conv_input_kernel(y, w, x, g):
     first = c // channels * filters  # filter where this channel's group begins
 
     total = x.dtype.type(0)
-    for f in range(first, first + filters):
-        for k0 in range(g.kernel[0]):
-            o0 = output_at(i0, k0, 0, g)
-            if o0 < 0:
+    for k0 in range(g.kernel[0]):
+        o0 = output_at(i0, k0, 0, g)
+        if o0 < 0:
+            continue
+        for k1 in range(g.kernel[1]):
+            o1 = output_at(i1, k1, 1, g)
+            if o1 < 0:
                 continue
-            for k1 in range(g.kernel[1]):
-                o1 = output_at(i1, k1, 1, g)
-                if o1 < 0:
+            for k2 in range(g.kernel[2]):
+                o2 = output_at(i2, k2, 2, g)
+                if o2 < 0:
                     continue
-                for k2 in range(g.kernel[2]):
-                    o2 = output_at(i2, k2, 2, g)
-                    if o2 < 0:
-                        continue
+                for f in range(first, first + filters):
                     total += y[n, f, o0, o1, o2] * w[f, c % channels, k0, k1, k2]
     x[n, c, i0, i1, i2] = total
 
@@ -132,3 +134,13 @@ def conv_weight(x: Array, y: Array, *, geometry: ConvGeometry) -> Array:
         w = empty(x, g.w_shape, dtype)
         run(conv_weight_kernel, w, g, x, y, w)
     return w
+
+
+def conv_bias(x: Array, w: Array, b: Array, *, geometry: ConvGeometry, transposed: bool) -> Array:
+    """conv(x, w) + b, or if `transposed` conv_input(x, w) + b; b: one number for each channel of the result"""
+    return finish((conv_input if transposed else conv)(x, w, geometry=geometry), b)
+
+
+def conv_relu(x: Array, w: Array, b: Array | None, *, geometry: ConvGeometry, transposed: bool) -> Array:
+    """relu(conv_bias(x, w, b)); b may be None"""
+    return finish((conv_input if transposed else conv)(x, w, geometry=geometry), b, relu=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +19,17 @@ from ..cuda import launch
 from ..geometry import ConvGeometry, PoolGeometry
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
+if SIMULATED:
+    from . import simulator
+
+    simulator.repair()
 SIMULATED_THREADS = 64  # the simulator starts an operating-system thread for each of a block
+BLOCK = 8 if SIMULATED else launch.THREADS  # threads that meet in shared memory; a power of 2, known when compiling
 FEW_BLOCKS = 128  # below this Numba warns of a grid that does not fill the device
+
+# Compiled, the integer 1 beside a float32 makes a float64 of both, which devices compute many times slower; these two
+# beside a float64 are float64. The simulator runs Python, where it is the integer that takes the other's type.
+ZERO, ONE = (0, 1) if SIMULATED else (np.float32(0), np.float32(1))
 
 Three = tuple[int, int, int]
 
@@ -94,32 +104,48 @@ def empty(like: Array, shape: tuple[int, ...], dtype: Any) -> Array:
     return namespace(like).empty(shape, dtype)
 
 
-def run(kernel: Any, result: Array, geometry: ConvGeometry | PoolGeometry, *arrays: Array) -> None:
-    """Launches kernel(*arrays, geometry), one thread for each element of the result, on the current stream."""
-    (blocks,), (threads,) = launch.plan(result.size)
+def run(kernel: Any, result: Array, geometry: ConvGeometry | PoolGeometry, *arrays: Array, numbers: tuple = ()) -> None:
+    """Launches kernel(*arrays, geometry, *numbers), one thread for each element of the result."""
     if not result.size:
         return
     if not all(array.size for array in arrays):
         result.fill(0)  # sums over nothing: an empty batch or no channels
         return
-    g = Geometry(**launch.fold(geometry))
-    arrays = tuple(_five_dimensional(array) for array in arrays)
+    elementwise(kernel, result.size, *map(_five_dimensional, arrays), Geometry(**launch.fold(geometry)), *numbers)
+
+
+def elementwise(kernel: Any, elements: int, *arguments: Any) -> None:
+    """Launches a kernel with one thread for each of so many elements."""
+    (blocks,), (threads,) = launch.plan(elements)
     if SIMULATED:
-        threads = min(SIMULATED_THREADS, result.size)
-        kernel[-(-result.size // threads), threads](*arrays, g)
+        threads = min(SIMULATED_THREADS, max(1, elements))
+        blocks = -(-elements // threads)
+    start(kernel, (blocks,), (threads,), *arguments)
+
+
+def start(kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
+    """Launches a kernel on the current stream: arrays, numbers and named tuples of them are its arguments."""
+    if not prod(grid):
+        return
+    if SIMULATED:  # which copies every array back
+        kernel[grid, block](*(a.copy() if _is_read_only(a) else a for a in arguments))
         return
 
     import cupy
 
     # Everything is on one stream, so Numba need not wait for whoever made the arrays, as it would do by itself.
     stream = cuda.external_stream(cupy.cuda.get_current_stream().ptr)
-    arrays = tuple(cuda.as_cuda_array(array, sync=False) for array in arrays)
-    if blocks >= FEW_BLOCKS:
-        kernel[blocks, threads, stream](*arrays, g)
+    arguments = tuple(cuda.as_cuda_array(a, sync=False) if isinstance(a, cupy.ndarray) else a for a in arguments)
+    if prod(grid) >= FEW_BLOCKS:
+        kernel[grid, block, stream](*arguments)
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NumbaPerformanceWarning)
-            kernel[blocks, threads, stream](*arrays, g)
+            kernel[grid, block, stream](*arguments)
+
+
+def _is_read_only(argument: Any) -> bool:
+    return isinstance(argument, np.ndarray) and not argument.flags.writeable
 
 
 def _five_dimensional(array: Array) -> Array:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-OPERATIONS = ("conv", "conv_input", "conv_weight", "max_pool")
+OPERATIONS = ("conv", "conv_input", "conv_weight", "max_pool", "avg_pool")
 # arguments of ConvGeometry.of: shape of x, shape of w, stride, padding, dilation, groups
 CONVOLUTIONS: dict[str, tuple[Any, ...]] = {
     "one axis": ((2, 2, 5), (3, 2, 3), 2, 1),
@@ -40,14 +40,14 @@ POOLINGS: dict[str, tuple[Any, ...]] = {
 CASES = [
     (operation, name, dtype)
     for operation in OPERATIONS
-    for name in (POOLINGS if operation == "max_pool" else CONVOLUTIONS)
+    for name in (POOLINGS if operation.endswith("pool") else CONVOLUTIONS)
     for dtype in ("float32", "float64")
 ]
 ROOT = Path(__file__).parents[2]
 
 
 def run_case(operation: str, name: str, dtype: str) -> None:
-    """Compares one operation with the reference; of max_pool its adjoint, too."""
+    """Compares one operation with the reference; of poolings their adjoints, too."""
     from minidl.kernels.geometry import ConvGeometry, PoolGeometry
     from minidl.kernels.numba_cuda import conv, pool
     from minidl.kernels.reference import conv as reference_conv
@@ -65,6 +65,17 @@ def run_case(operation: str, name: str, dtype: str) -> None:
         same(y, expected_y)
         same(indices, expected_indices)
         same(pool.max_unpool(gy, indices, geometry=p), reference_pool.max_unpool(gy, indices, geometry=p))
+        return
+    if operation == "avg_pool":
+        p = PoolGeometry.of(*POOLINGS[name])
+        x, gy = whole(p.x_shape), whole(p.y_shape)
+        for pad, divisor in ((True, None), (False, None), (False, 4)):
+            options = {"geometry": p, "count_include_pad": pad, "divisor": divisor}
+            for f, a in (("avg_pool", x), ("avg_unpool", gy)):
+                expected = getattr(reference_pool, f)(a, **options)
+                actual = getattr(pool, f)(a, **options)
+                assert type(actual) is np.ndarray and actual.dtype == expected.dtype
+                np.testing.assert_allclose(actual, expected, rtol=1e-6)
         return
     g = ConvGeometry.of(*CONVOLUTIONS[name])
     shapes = {
@@ -114,14 +125,17 @@ def run_compilation(scalar: str) -> None:
     geometry = numba.typeof(Geometry(**fold(ConvGeometry.of((1, 1, 2), (1, 1, 1)))))
     array = types.Array(getattr(types, scalar), 5, "C")
     indices = types.Array(types.int32, 5, "C")
-    for kernel, arrays in [
+    numbers = (types.boolean, types.int64)
+    for kernel, arrays, *rest in [
         (conv.conv_kernel, (array, array, array)),
         (conv.conv_input_kernel, (array, array, array)),
         (conv.conv_weight_kernel, (array, array, array)),
         (pool.max_pool_kernel, (array, array, indices)),
         (pool.max_unpool_kernel, (array, indices, array)),
+        (pool.avg_pool_kernel, (array, array), numbers),
+        (pool.avg_unpool_kernel, (array, array), numbers),
     ]:
-        compiled = compile_cuda(kernel.py_func, types.void, (*arrays, geometry), cc=(8, 0))
+        compiled = compile_cuda(kernel.py_func, types.void, (*arrays, geometry, *sum(rest, ())), cc=(8, 0))
         found = {
             str(kind)
             for variable, kind in compiled.type_annotation.typemap.items()
@@ -193,12 +207,13 @@ def test_compilation(compiled, case):
     assert not compiled[case], compiled[case]
 
 
-def test_the_two_cuda_columns_have_the_same_kernels_in_the_same_order():
+@pytest.mark.parametrize("name", ["conv", "pool"])
+def test_the_two_cuda_columns_have_the_same_kernels_in_the_same_order(name):
     """For whoever lays them side by side."""
-    for name in ("conv", "pool"):
-        cplusplus = re.findall(r"__global__ void (\w+)\(", (ROOT / "kernels/cuda" / f"{name}.cu").read_text())
-        python = re.findall(r"^@cuda.jit\ndef (\w+)\(", (ROOT / "kernels/numba_cuda" / f"{name}.py").read_text(), re.M)
-        assert python == cplusplus and len(python) >= 2
+    head = r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\("
+    cplusplus = re.findall(head, (ROOT / "kernels/cuda" / f"{name}.cu").read_text())
+    python = re.findall(r"^@cuda.jit\ndef (\w+)\(", (ROOT / "kernels/numba_cuda" / f"{name}.py").read_text(), re.M)
+    assert python == cplusplus and len(python) >= 2
 
 
 if __name__ == "__main__":

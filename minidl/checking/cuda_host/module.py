@@ -29,6 +29,7 @@ SHIM = Path(__file__).with_name("shim.h")
 FLAGS = ("-x", "c++", "-std=c++17", "-O2", "-w", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-sanitize=all")
 FENCE = 256  # bytes in front of and behind every array during a launch
 POISON = 0xFF
+PLAIN_SHARED = 48 * 1024  # bytes of dynamic shared memory that a kernel may have without asking for more
 
 _order: ContextVar[int] = ContextVar("order", default=0)
 
@@ -116,6 +117,7 @@ class HostKernel:
 
     def __init__(self, name: str, library: ctypes.CDLL, symbol: str, lock: threading.Lock):
         self.name = name
+        self.max_dynamic_shared_size_bytes = PLAIN_SHARED
         self._library, self._lock = library, lock
         self._launch = getattr(library, f"{symbol}_launch")
         self._launch.restype = ctypes.c_bool
@@ -130,6 +132,11 @@ class HostKernel:
             raise HostError(f"{self.name}: no device launches a grid of {grid} blocks")
         if not (min(block) > 0 and block[2] <= 64 and prod(block) <= 1024):
             raise HostError(f"{self.name}: no device launches blocks of {block} threads")
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise HostError(
+                f"{self.name}: {shared_mem} bytes of dynamic shared memory, but max_dynamic_shared_size_bytes is "
+                f"{self.max_dynamic_shared_size_bytes}"
+            )
 
         fenced = _Fenced([a for a, p in zip(args, self._parameters, strict=True) if _is_pointer(a)])
         values = [self._value(i, argument, fenced) for i, argument in enumerate(args)]
@@ -146,6 +153,8 @@ class HostKernel:
         pointer = _is_pointer(argument)
         value = argument if pointer else np.asarray(argument)
         kind = {"f": b"f", "i": b"i", "u": b"i", "b": b"i"}.get(value.dtype.kind, b"o")
+        if pointer and value.itemsize == 2 and value.dtype.name in ("float16", "uint16") and parameter.kind == b"o":
+            kind = b"o"  # C++ has no floating-point numbers of two bytes: they are structs there, or plain bits here
         if pointer != (parameter.passed == b"p") or (
             parameter.bytes and (value.itemsize, kind) != (parameter.bytes, parameter.kind)
         ):

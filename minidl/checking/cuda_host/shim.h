@@ -3,8 +3,10 @@
 // reaches a barrier, in an order the caller chooses. What races on a device gives different bits in different orders.
 //
 // Found here: a missing __syncthreads (by the order, or as poison: shared memory starts as NaN), barriers reached by
-// some threads only, deadlocks, warp operations whose lanes disagree, too much shared memory, overflowing stacks.
-// Not here: tensor cores, asynchronous copies, clusters, textures, memory-model races between warps.
+// some threads only, deadlocks, warp operations whose lanes disagree, too much shared memory, overflowing stacks; an
+// asynchronous copy that nobody waited for (its target holds poison until its thread waits), one whose ends are not
+// aligned; a wrong fragment of a tensor-core product (they are computed from the layouts that the PTX manual gives).
+// Not here: clusters, textures, memory-model races between warps.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -29,7 +31,8 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
-#define __align__(n) alignas(n)
+#define __grid_constant__
+#define __align__(n) __attribute__((aligned(n)))
 
 struct uint3 { unsigned x, y, z; };
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
@@ -55,7 +58,13 @@ enum State { NEW, READY, AT_BARRIER, IN_WARP_OPERATION, FINISHED };
 struct Warp {  // a meeting of lanes: all in `expected` arrive, then the generation changes and all go on
     unsigned arrived, expected, generation;
     const char* operation;
-    unsigned char slot[WARP][16];
+    unsigned char slot[WARP][32];
+};
+
+struct Copy {  // an asynchronous copy under way
+    unsigned char* to;
+    const void* from;
+    unsigned bytes, zeros;
 };
 
 struct Fiber {
@@ -67,6 +76,7 @@ struct Fiber {
     unsigned number;      // within the block
     int line, barrier;    // where it waits: source line, and a number that tells barriers of one line apart
     unsigned generation;  // of its warp when it began to wait
+    std::vector<std::vector<Copy>> copies;  // groups of them, the latest still open
 };
 
 struct Launch {
@@ -174,6 +184,7 @@ static bool run_block() {
     for (unsigned i = 0; i < threads; ++i) {
         fibers[i].state = NEW;
         fibers[i].number = i;
+        fibers[i].copies.assign(1, {});
         fibers[i].index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
     }
 
@@ -273,6 +284,81 @@ T exchange(unsigned mask, T value, From from, const char* operation) {
     return value;
 }
 
+// ---- asynchronous copies --------------------------------------------------------------------------------------------
+// A copy lands when its thread waits for it. Until then its target is poison: who reads too early, or still reads what
+// was there before, gets NaN.
+
+inline void copy_later(void* to, const void* from, unsigned bytes, unsigned zeros) {
+    if (uintptr_t(to) % bytes || uintptr_t(from) % bytes)
+        fail("cp.async of %u bytes: thread %u copies from %p to %p, both must be aligned", bytes, current->number, from,
+             to);
+    memset(to, POISON, bytes);
+    current->copies.back().push_back({(unsigned char*)to, from, bytes, zeros});
+}
+
+inline void copies_arrive(size_t groups_left) {
+    auto& groups = current->copies;
+    size_t done = groups.size() - 1 > groups_left ? groups.size() - 1 - groups_left : 0;
+    for (size_t i = 0; i < done; ++i)
+        for (const Copy& copy : groups[i]) {
+            memset(copy.to, 0, copy.bytes);
+            memcpy(copy.to, copy.from, copy.bytes - copy.zeros);
+        }
+    groups.erase(groups.begin(), groups.begin() + done);
+}
+
+// ---- tensor cores ---------------------------------------------------------------------------------------------------
+
+struct Fragments {
+    unsigned a[4], b[2];
+};
+
+// One warp multiplies: d += a * b in the layout that the PTX manual gives for m16n8k8 (4-byte elements) and m16n8k16
+// (2-byte elements, pairs in a register, the first in the lower half). value(register, i) is its i-th element. Products
+// are exact and their sum with d is cut off, not rounded, as M. Fasi et al. (2021, doi 10.7717/peerj-cs.330) found it.
+template <int K, typename Value>
+void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], Value value, const char* operation) {
+    constexpr unsigned PER = K / 8;  // elements in a register
+    Warp& warp = warps[current->number / WARP];
+    const unsigned lane = current->number % WARP;
+    const Fragments mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+    memcpy(warp.slot[lane], &mine, sizeof mine);
+    meet(0xffffffffu, operation);
+    for (unsigned e = 0; e < 4; ++e) {
+        const unsigned row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
+        double sum = d[e];
+        for (unsigned k = 0; k < K; ++k) {
+            const unsigned inner = k % (K / 2), across = inner / PER, i = inner % PER, half = k / (K / 2);
+            Fragments left, right;
+            memcpy(&left, warp.slot[row % 8 * 4 + across], sizeof left);
+            memcpy(&right, warp.slot[column * 4 + across], sizeof right);
+            sum += double(value(left.a[row / 8 + 2 * half], i)) * value(right.b[half], i);
+        }
+        d[e] = float(sum);
+        if (fabs(double(d[e])) > fabs(sum)) d[e] = nextafterf(d[e], 0);
+    }
+    meet(0xffffffffu, operation);  // nobody brings new fragments before all have read
+}
+
+// Lane l gives the address of row l % 8 of matrix l / 8.
+inline void load_matrices(unsigned (&r)[4], const void* row, bool transposed, const char* operation) {
+    if (uintptr_t(row) % 16) fail("%s: lane %u gives a row at %p, not aligned", operation, current->number % WARP, row);
+    Warp& warp = warps[current->number / WARP];
+    const unsigned lane = current->number % WARP;
+    memcpy(warp.slot[lane], row, 16);
+    meet(0xffffffffu, operation);
+    for (unsigned i = 0; i < 4; ++i) {
+        unsigned short element[2];
+        for (unsigned e = 0; e < 2; ++e) {
+            const unsigned long_way = lane % 4 * 2 + e, short_way = lane / 4;
+            const unsigned from = transposed ? long_way : short_way, column = transposed ? short_way : long_way;
+            memcpy(&element[e], warp.slot[i * 8 + from] + 2 * column, 2);
+        }
+        memcpy(&r[i], element, 4);
+    }
+    meet(0xffffffffu, operation);
+}
+
 // ---- calling a kernel -----------------------------------------------------------------------------------------------
 
 struct Parameter {
@@ -341,6 +427,68 @@ template <typename T> T max(T a, T b) { return a < b ? b : a; }
 template <typename T> T __ldg(const T* p) { return *p; }
 inline float __int_as_float(int bits) { float f; memcpy(&f, &bits, 4); return f; }
 inline int __float_as_int(float f) { int bits; memcpy(&bits, &f, 4); return bits; }
+
+// ---- the functions of kernels/cuda/numbers.cuh and ptx.cuh that are PTX on a device ---------------------------------
+
+inline float half_to_float(unsigned short bits) {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                       : exponent     ? ldexpf(1024 + fraction, exponent - 25)
+                                      : ldexpf(fraction, -24);
+    return bits >> 15 ? -size : size;
+}
+
+inline unsigned short float_to_half(float value) {  // to nearest, ties to even
+    const unsigned sign = unsigned(__float_as_int(value)) >> 31 << 15;
+    if (value != value) return 0x7fff;
+    const float size = fabsf(value);
+    if (size >= 65520) return sign | 0x7c00;
+    int exponent;
+    frexpf(size, &exponent);
+    exponent = exponent < -13 ? -13 : exponent;  // below, numbers are 2^-24 apart
+    const float steps = nearbyintf(ldexpf(size, 11 - exponent));  // 1024 to 2048 of them in a normal number
+    return sign | (steps < 1024 ? unsigned(steps) : unsigned(exponent + 13) * 1024 + unsigned(steps));
+}
+
+inline float bfloat16_to_float(unsigned short bits) { return __int_as_float(int(unsigned(bits) << 16)); }
+
+inline unsigned round_tf32(float value) {  // ties away from zero; the lower 13 bits become 0
+    if (value != value) return 0x7fffe000;
+    return (unsigned(__float_as_int(value)) + 0x1000) & 0xffffe000;
+}
+
+template <int BYTES> void cp_async(void* to, const void* from, bool valid) {
+    static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
+    cuda_host::copy_later(to, from, BYTES, valid ? 0 : BYTES);
+}
+inline void cp_async_commit() { cuda_host::current->copies.emplace_back(); }
+template <int GROUPS> void cp_async_wait() { cuda_host::copies_arrive(GROUPS); }
+
+inline void ldmatrix(unsigned& r0, unsigned& r1, unsigned& r2, unsigned& r3, const void* row) {
+    unsigned r[4];
+    cuda_host::load_matrices(r, row, false, "ldmatrix");
+    r0 = r[0], r1 = r[1], r2 = r[2], r3 = r[3];
+}
+inline void ldmatrix_trans(unsigned& r0, unsigned& r1, unsigned& r2, unsigned& r3, const void* row) {
+    unsigned r[4];
+    cuda_host::load_matrices(r, row, true, "ldmatrix.trans");
+    r0 = r[0], r1 = r[1], r2 = r[2], r3 = r[3];
+}
+
+inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    auto value = [](unsigned bits, unsigned) { return __int_as_float(int(bits & 0xffffe000)); };  // cuts 13 bits off
+    cuda_host::multiply<8>(d, a, b, value, "mma_tf32");
+}
+inline void mma_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    auto value = [](unsigned bits, unsigned i) { return half_to_float((unsigned short)(bits >> 16 * i)); };
+    cuda_host::multiply<16>(d, a, b, value, "mma_f16");
+}
+inline void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    auto value = [](unsigned bits, unsigned i) { return bfloat16_to_float((unsigned short)(bits >> 16 * i)); };
+    cuda_host::multiply<16>(d, a, b, value, "mma_bf16");
+}
+
+// ---- atomics, warps -------------------------------------------------------------------------------------------------
 
 // One thread runs at a time, so plain operations are atomic.
 template <typename T> T atomicAdd(T* p, T v) { const T old = *p; *p = old + v; return old; }

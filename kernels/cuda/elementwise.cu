@@ -1,0 +1,44 @@
+// What goes with a convolution, where it has no epilogue for it: the bias and ReLU behind it, and both of their gradients
+// in one pass. The specification is ../reference/conv.py (finish, conv_relu_slope), the same kernels in Python are
+// ../numba_cuda/elementwise.py.
+
+#include "numbers.cuh"
+#include "scalar.cuh"
+#include "channels.cuh"
+
+// y + b of its channel, or the ReLU of that, in place.
+extern "C" __global__ void __launch_bounds__(THREADS)
+bias_relu_kernel(Storage* __restrict__ y, const Storage* __restrict__ b, const int relu, const Shape s) {
+    const Scalar shift = read(b[min(own_channel(s), s.channels - 1)]);
+    for_own_elements(s, [&](long long at) {
+        const Scalar value = read(y[at]) + shift;
+        y[at] = stored(relu && value <= 0 ? 0 : value);
+    });
+}
+
+struct Sum {
+    Scalar value;
+
+    __device__ void clear() { value = 0; }
+    __device__ void join(const Sum& other) { value += other.value; }
+};
+
+// gz = g where y > 0 (or NaN), else 0; and its sum over each channel, the gradient of the bias.
+extern "C" __global__ void __launch_bounds__(THREADS)
+relu_slope_kernel(const Storage* __restrict__ g, const Storage* __restrict__ y, Storage* __restrict__ gz,
+                  Scalar* __restrict__ parts, const Shape s) {
+    Sum own;
+    own.clear();
+    for_own_elements(s, [&](long long at) {
+        const Scalar slope = read(y[at]) <= 0 ? 0 : read(g[at]);
+        gz[at] = stored(slope);
+        own.value += slope;
+    });
+    leave(own, parts, s);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+relu_slope_finish_kernel(const Scalar* __restrict__ parts, Scalar* __restrict__ gb, const Shape s) {
+    const Sum all = collected<Sum>(parts, blockIdx.x, s.parts);
+    if (threadIdx.x == 0) gb[blockIdx.x] = all.value;
+}
