@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import LARGE
+from .arrays import LARGE, in_memory_order
 from .columns import COLUMNS
 from .reference import conv, elementwise, indexing, linalg, normalization, pool, reduction, shape
 
@@ -56,8 +56,20 @@ def on_cpu(reference: Any, name: str) -> Row:
     return Row(reference, lazy(f"cpu.{name}"), reference, reference)
 
 
-def pieces(kernel: Any) -> Row:
-    """An elementwise function for all columns; on the CPU large arrays are divided among the cores."""
+def fast(reference: Any, name: str) -> Row:
+    """A kernel with a fast path on the CPU and one on CUDA; in the column to be read the reference runs."""
+    return Row(reference, lazy(f"cpu.{name}"), lazy(f"cuda.{name}"), reference)
+
+
+def gpu(row: Row, name: str) -> Row:
+    """The row with kernels of its own in both CUDA columns, in the same place under each column's package."""
+    row.cells.update(cuda=lazy(f"cuda.{name}"), numba_cuda=lazy(f"numba_cuda.{name}"))
+    return row
+
+
+def pieces(kernel: Any, loop: str | None = None) -> Row:
+    """An elementwise function for all columns; on the CPU large arrays are divided among the cores, and go through a
+    compiled `loop` of cpu/elementwise_loops.py if there is one. On CUDA devices results lie as the arguments do."""
 
     def call(*args: Any, **params: Any) -> Any:
         # a number, or an array that broadcasts, may come first: what NumPy is left with then is not wrong, only slower
@@ -65,10 +77,10 @@ def pieces(kernel: Any) -> Row:
             return kernel(*args, **params)
         from .cpu.pieces import elementwise
 
-        return elementwise(kernel, args, params)
+        return elementwise(kernel, args, params, loop)
 
     call.whole = kernel  # type: ignore[attr-defined]
-    return Row(kernel, call, kernel, kernel)
+    return Row(kernel, call, in_memory_order(kernel), kernel)
 
 
 def reduced(kernel: Any, how: str = "reduction") -> Row:
@@ -82,31 +94,20 @@ def reduced(kernel: Any, how: str = "reduction") -> Row:
     return Row(kernel, call, kernel, kernel)
 
 
-def recurrence(name: str, family: str, *columns: str) -> Row:
-    """A loop from reference/recurrent.py over products: those of the module `family` of the column, for some columns,
-    or else the reference's."""
-
-    def cell(column: str) -> Any:
-        def call(*args: Any, **params: Any) -> Any:
-            kernel = getattr(import_module(f"{__package__}.reference.recurrent"), name)
-            return kernel(*args, **params, family=import_module(f"{__package__}.{column}.{family}"))
-
-        return call if column in columns else lazy(f"reference.recurrent.{name}")
-
-    return Row(*map(cell, COLUMNS))
-
-
 # fmt: off
 TABLE: dict[str, Row] = {
     # the convolution family and pooling: what the project exists for
     "conv":              device(conv.conv, "conv.conv"),
     "conv_input":        device(conv.conv_input, "conv.conv_input"),
     "conv_weight":       device(conv.conv_weight, "conv.conv_weight"),
+    "conv_bias":         device(conv.conv_bias, "conv.conv_bias"),
+    "conv_relu":         device(conv.conv_relu, "conv.conv_relu"),
+    "conv_relu_slope":   gpu(on_cpu(conv.conv_relu_slope, "conv.conv_relu_slope"), "elementwise.conv_relu_slope"),
     "max_pool":          device(pool.max_pool, "pool.max_pool"),
     "max_unpool":        device(pool.max_unpool, "pool.max_unpool"),
     "pool_at":           every(pool.pool_at),
-    "avg_pool":          on_cpu(pool.avg_pool, "pool.avg_pool"),
-    "avg_unpool":        on_cpu(pool.avg_unpool, "pool.avg_unpool"),
+    "avg_pool":          device(pool.avg_pool, "pool.avg_pool"),
+    "avg_unpool":        device(pool.avg_unpool, "pool.avg_unpool"),
     "unfold":            every(pool.unfold),
     "fold":              every(pool.fold),
     # elementwise: ufuncs of the array library
@@ -150,18 +151,18 @@ TABLE: dict[str, Row] = {
     "sigmoid":           pieces(elementwise.sigmoid),
     "softplus":          pieces(elementwise.softplus),
     "relu":              pieces(elementwise.relu),
-    "positive_part":     pieces(elementwise.positive_part),
-    "leaky_relu":        pieces(elementwise.leaky_relu),
-    "leaky_part":        pieces(elementwise.leaky_part),
-    "erf":               pieces(elementwise.erf),
+    "positive_part":     pieces(elementwise.positive_part, "positive_part"),
+    "leaky_relu":        pieces(elementwise.leaky_relu, "leaky_relu"),
+    "leaky_part":        pieces(elementwise.leaky_part, "leaky_part"),
+    "erf":               pieces(elementwise.erf, "erf"),
     "clamp":             pieces(elementwise.clamp),
-    "clamp_gradient":    pieces(elementwise.clamp_gradient),
+    "clamp_gradient":    pieces(elementwise.clamp_gradient, "clamp_gradient"),
     "hardtanh":          pieces(elementwise.clamp),
-    "hardtanh_gradient": pieces(elementwise.hardtanh_gradient),
-    "larger_part":       pieces(elementwise.larger_part),
+    "hardtanh_gradient": pieces(elementwise.hardtanh_gradient, "hardtanh_gradient"),
+    "larger_part":       pieces(elementwise.larger_part, "larger_part"),
     "log_gradient":      pieces(elementwise.log_gradient),
-    "where":             pieces(elementwise.where),
-    "dropout":           pieces(elementwise.dropout),
+    "where":             pieces(elementwise.where, "where"),
+    "dropout":           gpu(pieces(elementwise.dropout, "dropout"), "dropout.dropout"),
     "astype":            every(elementwise.astype),
     "copy":              every(elementwise.copy),
     # reductions
@@ -177,9 +178,9 @@ TABLE: dict[str, Row] = {
     "any":               reduced(reduction.any),
     "all":               reduced(reduction.all),
     "cumsum":            every(reduction.cumsum),
-    "logsumexp":         every(reduction.logsumexp),
-    "softmax":           reduced(reduction.softmax, "rows"),
-    "log_softmax":       reduced(reduction.log_softmax, "rows"),
+    "logsumexp":         gpu(every(reduction.logsumexp), "losses.logsumexp"),
+    "softmax":           gpu(reduced(reduction.softmax, "rows"), "losses.softmax"),
+    "log_softmax":       gpu(reduced(reduction.log_softmax, "rows"), "losses.log_softmax"),
     # shape and indexing
     "reshape":           every(shape.reshape),
     "transpose":         every(shape.transpose),
@@ -192,32 +193,35 @@ TABLE: dict[str, Row] = {
     "stack":             every(shape.stack),
     "unbind":            every(shape.unbind),
     "getitem":           every(indexing.getitem),
-    "scatter":           every(indexing.scatter),
+    "scatter":           gpu(every(indexing.scatter), "indexing.scatter"),
     "gather":            every(indexing.gather),
-    "scatter_add":       every(indexing.scatter_add),
+    "scatter_add":       gpu(every(indexing.scatter_add), "indexing.scatter_add"),
     "diagonal":          every(indexing.diagonal),
     "diagonal_scatter":  every(indexing.diagonal_scatter),
     # products of matrices
-    "matmul":            on_cpu(linalg.matmul, "linalg.matmul"),
-    "linear":            on_cpu(linalg.linear, "linalg.linear"),
-    "linear_weight":     on_cpu(linalg.linear_weight, "linalg.linear_weight"),
-    "contract":          on_cpu(linalg.contract, "linalg.contract"),
-    # recurrences: loops over products
-    "rnn":               recurrence("rnn", "linalg", "cpu"),
-    "rnn_backward":      recurrence("rnn_backward", "linalg", "cpu"),
-    "lstm":              recurrence("lstm", "linalg", "cpu"),
-    "lstm_backward":     recurrence("lstm_backward", "linalg", "cpu"),
-    "gru":               recurrence("gru", "linalg", "cpu"),
-    "gru_backward":      recurrence("gru_backward", "linalg", "cpu"),
-    "conv_gru":          recurrence("conv_gru", "conv", "cpu", "cuda", "numba_cuda"),
-    "conv_gru_backward": recurrence("conv_gru_backward", "conv", "cpu", "cuda", "numba_cuda"),
+    "matmul":            fast(linalg.matmul, "linalg.matmul"),
+    "linear":            fast(linalg.linear, "linalg.linear"),
+    "linear_weight":     fast(linalg.linear_weight, "linalg.linear_weight"),
+    "contract":          fast(linalg.contract, "linalg.contract"),
+    # recurrences
+    "rnn":               device(lazy("reference.recurrent.rnn"), "recurrent.rnn"),
+    "rnn_backward":      device(lazy("reference.recurrent.rnn_backward"), "recurrent.rnn_backward"),
+    "lstm":              device(lazy("reference.recurrent.lstm"), "recurrent.lstm"),
+    "lstm_backward":     device(lazy("reference.recurrent.lstm_backward"), "recurrent.lstm_backward"),
+    "gru":               device(lazy("reference.recurrent.gru"), "recurrent.gru"),
+    "gru_backward":      device(lazy("reference.recurrent.gru_backward"), "recurrent.gru_backward"),
+    "conv_gru":          device(lazy("reference.recurrent.conv_gru"), "recurrent.conv_gru"),
+    "conv_gru_backward": device(lazy("reference.recurrent.conv_gru_backward"), "recurrent.conv_gru_backward"),
     # fused
-    "batch_norm":            on_cpu(normalization.batch_norm, "normalization.batch_norm"),
-    "softmax_cross_entropy": on_cpu(normalization.softmax_cross_entropy, "normalization.softmax_cross_entropy"),
+    "batch_norm":            device(normalization.batch_norm, "normalization.batch_norm"),
+    "softmax_cross_entropy":
+        gpu(on_cpu(normalization.softmax_cross_entropy, "normalization.softmax_cross_entropy"),
+            "losses.softmax_cross_entropy"),
     "batch_norm_backward":
-        on_cpu(normalization.batch_norm_backward, "normalization.batch_norm_backward"),
+        device(normalization.batch_norm_backward, "normalization.batch_norm_backward"),
     "softmax_cross_entropy_backward":
-        on_cpu(normalization.softmax_cross_entropy_backward, "normalization.softmax_cross_entropy_backward"),
+        gpu(on_cpu(normalization.softmax_cross_entropy_backward, "normalization.softmax_cross_entropy_backward"),
+            "losses.softmax_cross_entropy_backward"),
 }
 # fmt: on
 

@@ -75,8 +75,8 @@ class ConvAutoencoder(nn.Module):
             )
         maps = (channels[-1], height // scale, width // scale)
         sizes = [depth, *channels]
-        self.down = nn.Sequential(*_steps(nn.Conv2d, sizes), nn.ReLU())
-        self.up = nn.Sequential(*_steps(nn.ConvTranspose2d, sizes[::-1]), nn.Sigmoid())
+        self.down = nn.Sequential(_steps(nn.Conv2d, sizes, last="relu"))
+        self.up = nn.Sequential({**_steps(nn.ConvTranspose2d, sizes[::-1], last=None), "image": nn.Sigmoid()})
         self.squeeze: nn.Module = nn.Identity()
         self.expand: nn.Module = nn.Identity()
         if code is not None:
@@ -99,12 +99,16 @@ class ConvAutoencoder(nn.Module):
         return self.down[0].weight
 
 
-def _steps(layer: Callable[..., nn.Module], sizes: Sequence[int]) -> list[nn.Module]:
-    """4x4 layers of stride 2 from each number of channels to the next, ReLU between them and none after the last."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        layers += [layer(inputs, outputs, kernel_size=4, stride=2, padding=1), nn.ReLU()]
-    return layers[:-1]
+def _steps(layer: Callable[..., nn.Module], sizes: Sequence[int], last: Literal["relu"] | None) -> dict[str, nn.Module]:
+    """4x4 layers of stride 2 from each number of channels to the next, with ReLU; the last one's activation is `last`.
+
+    They are named as if ReLU were a layer between them, as in files saved when it was.
+    """
+    layers = {}
+    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+        activation = last if i == len(sizes) - 2 else "relu"
+        layers[f"{2 * i}"] = layer(inputs, outputs, kernel_size=4, stride=2, padding=1, activation=activation)
+    return layers
 
 
 class LinearAutoencoder(nn.Module):

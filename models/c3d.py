@@ -51,7 +51,7 @@ class _C3D(nn.Module):
             if name == "fc6":
                 x = x.flatten(1)  # in the order C, T, H, W
             x = box(x)
-            if name.startswith("conv") or name in ("fc6", "fc7"):
+            if name in ("fc6", "fc7"):
                 x = F.relu(x)
             if name == layer:
                 break
@@ -140,8 +140,8 @@ class SmallC3D(_C3D):
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv3d:
-    """(N, inputs, T, H, W) -> (N, outputs, T, H, W)"""
-    return nn.Conv3d(inputs, outputs, kernel_size=3, padding=1)
+    """(N, inputs, T, H, W) -> (N, outputs, T, H, W), after its ReLU"""
+    return nn.Conv3d(inputs, outputs, kernel_size=3, padding=1, activation="relu")
 
 
 def _pool(*size: int) -> nn.MaxPool3d:

@@ -46,15 +46,15 @@ class Tower(nn.Module):
     """An image of 16 x 16 pixels as 512 numbers: (N, channels, 16, 16) -> (N, 512)."""
 
     def __init__(self, channels: int = 1):
-        super().__init__()  #                                       1 x 16 x 16
-        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)  #      16 x 16 x 16
-        self.pool1 = nn.MaxPool2d(2)  #                            16 x 8 x 8
-        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)  #            32 x 8 x 8
-        self.pool2 = nn.MaxPool2d(2)  #                            32 x 4 x 4 = 512
+        super().__init__()  #                                                          1 x 16 x 16
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, activation="relu")  #      16 x 16 x 16
+        self.pool1 = nn.MaxPool2d(2)  #                                               16 x 8 x 8
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1, activation="relu")  #            32 x 8 x 8
+        self.pool2 = nn.MaxPool2d(2)  #                                               32 x 4 x 4 = 512
 
     def forward(self, image: Any) -> Any:
-        x = self.pool1(F.relu(self.conv1(image)))
-        return self.pool2(F.relu(self.conv2(x))).flatten(1)
+        x = self.pool1(self.conv1(image))
+        return self.pool2(self.conv2(x)).flatten(1)
 
 
 class SingleFrame(_Net):
@@ -127,8 +127,7 @@ class C3DMini(_Net):
             raise ValueError(f"shape is {tuple(shape)}; that is too small to be halved by {n} poolings")
         with nn.init.skip():
             for i, (inputs, outputs) in enumerate(pairwise((channels, *maps)), 1):
-                self.add_module(f"conv{i}", nn.Conv3d(inputs, outputs, 3, padding=1))
-                self.add_module(f"relu{i}", nn.ReLU())
+                self.add_module(f"conv{i}", nn.Conv3d(inputs, outputs, 3, padding=1, activation="relu"))
                 self.add_module(f"pool{i}", nn.MaxPool3d((1, 2, 2) if i == 1 else 2))
             self.flatten = nn.Flatten()
             self.fc = nn.Linear(maps[-1] * cells, classes)
@@ -206,10 +205,11 @@ class CNNLSTM(_Net):
 
 def _halvings(channels: int, maps: Sequence[int]) -> nn.Sequential:
     """(N, channels, H, W) -> (N, maps[-1], H / 2^n, W / 2^n), rounded up, by n convolutions."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise((channels, *maps)):
-        layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers)
+    layers: dict[str, nn.Module] = {}
+    for i, (inputs, outputs) in enumerate(pairwise((channels, *maps))):
+        # named as if ReLU were a layer after each, as in files saved when it was
+        layers[f"{2 * i}"] = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, activation="relu")
+    return nn.Sequential(layers)
 
 
 def _each_frame(net: Any, clip: Any) -> Any:

@@ -230,17 +230,15 @@ class ConvVAE(VAE):
                 f"{height} x {width} pixels cannot be halved {len(channels)} times: both must be divisible by {scale}"
             )
         maps = (channels[-1], height // scale, width // scale)
-        down: list[nn.Module] = []
-        up: list[nn.Module] = []
         with nn.init.skip():
-            for inputs, outputs in pairwise([depth, *channels]):
-                down += [_halve(inputs, outputs), nn.ReLU()]
-            for inputs, outputs in pairwise(channels[::-1]):
-                up += [_double(inputs, outputs), nn.ReLU()]
-            self.encoder = nn.Sequential(*down, nn.Flatten())
+            unpack: list[nn.Module] = [nn.Linear(latent, prod(maps)), nn.ReLU(), nn.Unflatten(1, maps)]
+            # layers are named as if ReLU were one after each convolution, as in files saved when it was
+            down = {f"{2 * i}": _halve(*sizes) for i, sizes in enumerate(pairwise([depth, *channels]))}
+            up = {f"{2 * i + 3}": _double(*sizes, "relu") for i, sizes in enumerate(pairwise(channels[::-1]))}
+            self.encoder = nn.Sequential({**down, "flatten": nn.Flatten()})
             self.mean = nn.Linear(prod(maps), latent)
             self.logvar = nn.Linear(prod(maps), latent)
-            self.decoder = nn.Sequential(nn.Linear(latent, prod(maps)), nn.ReLU(), nn.Unflatten(1, maps), *up)
+            self.decoder = nn.Sequential({**{str(i): layer for i, layer in enumerate(unpack)}, **up})
             self.pixels = _double(channels[0], depth)
             self.pixels_logvar = _double(channels[0], depth) if likelihood == "gaussian" else None
         start(self, weights)
@@ -251,11 +249,11 @@ class ConvVAE(VAE):
 
 
 def _halve(inputs: int, outputs: int) -> nn.Module:
-    return nn.Conv2d(inputs, outputs, kernel_size=4, stride=2, padding=1)
+    return nn.Conv2d(inputs, outputs, kernel_size=4, stride=2, padding=1, activation="relu")
 
 
-def _double(inputs: int, outputs: int) -> nn.Module:
-    return nn.ConvTranspose2d(inputs, outputs, kernel_size=4, stride=2, padding=1)
+def _double(inputs: int, outputs: int, activation: Literal["relu"] | None = None) -> nn.Module:
+    return nn.ConvTranspose2d(inputs, outputs, kernel_size=4, stride=2, padding=1, activation=activation)
 
 
 def _draw(mean: Any, logvar: Any) -> tuple[Any, Any]:

@@ -111,14 +111,14 @@ class VGG16(nn.Module):
             if name == "fc6":
                 x = x.flatten(1)  # in the order C, H, W
             x = box(x)
-            if name.startswith("conv") or name in ("fc6", "fc7"):
+            if name in ("fc6", "fc7"):
                 x = F.relu(x)
             yield name, x
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:
-    """(N, inputs, H, W) -> (N, outputs, H, W)"""
-    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+    """(N, inputs, H, W) -> (N, outputs, H, W), after its ReLU"""
+    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, activation="relu")
 
 
 def _pool() -> nn.MaxPool2d:

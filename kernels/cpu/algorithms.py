@@ -25,12 +25,16 @@ from ..geometry import ConvGeometry
 
 SMALL = 2**20  # multiply-adds: NumPy does them in 30-100 us, about the fixed cost of a compiled, parallel call
 
-# what things cost, in multiply-adds
-POINT = 30  # one number of a tile, in or out, transformed
-WEIGHT = 60  # one number of the weight, transformed or packed: mostly for the cache misses
-READ = 16  # one number of the transformed weight, read by a thread
-TAP = 6  # what looking up the rows for each tap costs, in channels
-COLLECT = 60  # one product, written, found and added
+# what things cost, in multiply-adds of `direct` (170 GFLOP/s): fitted to the times of 24 layers
+POINT = 22  # one number of a tile, in or out, transformed
+WEIGHT = 65  # one number of the weight, transformed or packed: mostly for the cache misses
+READ = 10  # one number of the transformed weight, read by a thread
+POSITION = 2000  # finding the rows of one position of the result, and storing it
+TAP = 13  # finding the rows of one tap, in channels
+LINE = 2  # the same for a kernel row that is read as one run
+TERM = 5  # and for one of Winograd's terms
+SHORT = 1.35  # a multiply-add of sums that are short, at the points, or long, of the weight's gradient
+COLLECT = 195  # one product, written, found and added
 VECTOR = 16  # channels are computed by so many
 LIMIT = 2**22  # numbers as points of one thread, about
 
@@ -106,8 +110,15 @@ def _direct(name: str, g: ConvGeometry, dtype: np.dtype, threads: int) -> Choice
     elif merges(g):
         run *= g.kernel[-1]
     weight = prod(g.w_shape)
-    products = g.multiply_adds * (1 + TAP / run) * _whole(deep) / deep
-    return Choice("direct", 0, g.multiply_adds, (products + weight * WEIGHT) / threads, weight * dtype.itemsize)
+    lookup = LINE if name == "conv" and merges(g) else TAP
+    cost = g.multiply_adds * (1 + lookup / run) * _whole(deep) / deep
+    if name == "conv_weight":  # which changes its layout twice
+        cost = SHORT * cost + 3 * WEIGHT * weight
+    elif name == "conv_input":  # every phase of the stride looks through the whole weight
+        cost += WEIGHT * weight * prod(g.stride) + POSITION * g.batch * prod(g.input)
+    else:
+        cost += WEIGHT * weight + POSITION * g.batch * prod(g.output)
+    return Choice("direct", 0, g.multiply_adds, cost / threads, weight * dtype.itemsize)
 
 
 def _spread(name: str, g: ConvGeometry, dtype: np.dtype, threads: int) -> Choice:
@@ -131,7 +142,8 @@ def _winograd(name: str, g: ConvGeometry, dtype: np.dtype, threads: int, tile: i
     weight = points * depth * stride**2 * run * deep
     outputs = layers * _whole(deep) * (stride**2 if name == "conv_input" else 1)
     transformed = points * tiles * ((layers + empty) * _whole(run) * stride**2 + outputs)
-    products = tiles * layers * weight * (1 + TAP / run) * _whole(deep) / deep
+    lookup = TAP if name == "conv_weight" else TERM
+    products = SHORT * tiles * layers * weight * (1 + lookup / run) * _whole(deep) / deep
     cost = (products + transformed * POINT + weight * WEIGHT) / threads + weight * READ
     workspace = (weight + min(transformed, threads * LIMIT)) * dtype.itemsize
     return Choice("winograd", tile, tiles * layers * weight, cost, workspace)

@@ -16,9 +16,11 @@ from ..geometry import ConvGeometry
 from . import threads
 from .algorithms import merges
 from .direct_loops import correlate, correlate_weight, entry_size, pack
-from .layout import channels_last, empty, flat, frozen, swap
+from .finish import NOTHING, Finish
+from .layout import add_up, channels_last, empty, flat, frozen, swap
 from .vector import BYTES, PANEL, ROWS, outer_rows
 from .walks import Axis, backward, forward
+from .weights import packed
 
 Array = np.ndarray
 
@@ -41,10 +43,10 @@ class Work(NamedTuple):
     deep: int  # output channels of a group
 
 
-def conv(x: Array, w: Array, g: ConvGeometry) -> Array:
+def conv(x: Array, w: Array, g: ConvGeometry, end: Finish = NOTHING) -> Array:
     deep = g.out_channels // g.groups
     if merges(g):
-        work, w = _merged(x, g), _merged_weight(w, g)
+        work, w = _merged(x, g), packed(w, lambda: _merged_weight(w, g), "merged")
         rows = work.walk[0].kernel * work.walk[1].kernel * work.run
         panels = pack_weight(w, work, np.arange(rows), rows, 0, 1, 0, rows)
     else:
@@ -53,11 +55,11 @@ def conv(x: Array, w: Array, g: ConvGeometry) -> Array:
         spots = np.arange(taps * wide).reshape(taps, wide).T  # a column's numbers lie in the order (wide, taps)
         panels = pack_weight(w, work, spots, taps * wide, deep * wide * taps, 1, 0, wide * taps)
     y = empty((g.batch, *g.output, g.out_channels), x.dtype)
-    correlate_work(work, panels, y, g.batch)
+    correlate_work(work, panels, y, g.batch, end)
     return np.moveaxis(y, -1, 1)
 
 
-def conv_input(y: Array, w: Array, g: ConvGeometry) -> Array:
+def conv_input(y: Array, w: Array, g: ConvGeometry, end: Finish = NOTHING) -> Array:
     wide, deep, taps = g.out_channels // g.groups, g.in_channels // g.groups, prod(g.kernel)
     phases = backward(g)
     # positions that no tap reaches belong to no walk
@@ -65,6 +67,7 @@ def conv_input(y: Array, w: Array, g: ConvGeometry) -> Array:
     x = empty((g.batch, *g.input, g.in_channels), y.dtype)
     if not reached:
         x[...] = 0
+        end.of(np.moveaxis(x, -1, 1))
     source = channels_last(y)
     numbers = np.arange(taps).reshape((1,) * (3 - g.rank) + g.kernel)
     for walk in product(*phases):
@@ -74,7 +77,7 @@ def conv_input(y: Array, w: Array, g: ConvGeometry) -> Array:
         work = Work(source, [axis for _, axis in walk], g.out_channels, g.groups, wide, wide, deep)
         if all(axis.positions for axis in work.walk):
             panels = pack_weight(w, work, spots, picks.size * wide, wide * deep * taps, wide, deep * taps, taps)
-            correlate_work(work, panels, x, g.batch)
+            correlate_work(work, panels, x, g.batch, end)
     return np.moveaxis(x, -1, 1)
 
 
@@ -120,17 +123,22 @@ def pack_weight(
     w: Array, work: Work, spots: Array, rows: int, group_gap: int, lines: int, line_gap: int, column_gap: int
 ) -> Array:
     """The weight as `pack` in direct_loops.py makes it of lines with these spots and gaps."""
-    lanes, workers = BYTES // w.itemsize, threads.count()
-    panels = empty(work.groups * -(-work.deep * w.itemsize // PANEL) * rows * PANEL // w.itemsize, w.dtype)
-    space = empty(workers * lanes * BYTES, np.uint8)
-    pack(
-        frozen(flat(w)), panels, space, frozen(spots.reshape(-1)), work.groups, lines, rows, work.deep, group_gap,
-        line_gap, column_gap, workers,
-    )  # fmt: skip
-    return panels
+
+    def make() -> Array:
+        lanes, workers = BYTES // w.itemsize, threads.count()
+        panels = empty(work.groups * -(-work.deep * w.itemsize // PANEL) * rows * PANEL // w.itemsize, w.dtype)
+        space = empty(workers * lanes * BYTES, np.uint8)
+        pack(
+            workers, frozen(flat(w)), panels, space, frozen(spots.reshape(-1)), work.groups, lines, rows, work.deep,
+            group_gap, line_gap, column_gap,
+        )  # fmt: skip
+        return panels
+
+    form = (spots.tobytes(), rows, work.groups, work.deep, group_gap, lines, line_gap, column_gap)
+    return packed(w, make, "direct", *form)
 
 
-def correlate_work(work: Work, panels: Array, out: Array, batch: int) -> None:
+def correlate_work(work: Work, panels: Array, out: Array, batch: int, end: Finish = NOTHING) -> None:
     size, count, kernel, start, step, spacing, out_size, first, every = zip(*work.walk, strict=True)
     itemsize, workers, taps = out.itemsize, threads.count(), prod(kernel)
     tiles = -(-batch * prod(count) // ROWS)
@@ -143,9 +151,10 @@ def correlate_work(work: Work, panels: Array, out: Array, batch: int) -> None:
     places = [(d * size[1] + h) * size[2] + w for d, h, w in product(*offsets)]
     moves = [(a * work.channels * itemsize, tap * work.run * PANEL) for tap, a in enumerate(places)]
     correlate(
-        frozen(work.source), frozen(panels), out.reshape(-1), frozen(zeros), frozen(np.array(moves)), table, workers,
+        workers, frozen(work.source), frozen(panels), out.reshape(-1), frozen(zeros), frozen(np.array(moves)), table,
         block, parts, min(chunks, taps), batch, work.groups, work.deep, work.channels, work.wide, work.run,
         size, count, kernel, start, step, spacing, out_size, first, every,
+        *end.arguments(work.groups * work.deep, out.dtype),
     )  # fmt: skip
 
 
@@ -173,8 +182,10 @@ def _correlate_weight(work: Work, slope: Array, batch: int) -> Array:
     sums = empty(chunks * length, slope.dtype)
     zeros = np.zeros(work.groups * work.wide + work.run, slope.dtype)
     correlate_weight(
-        frozen(work.source), frozen(slope), sums, frozen(zeros), np.empty(workers * PANEL, np.uint8),
+        workers, frozen(work.source), frozen(slope), sums, frozen(zeros), np.empty(workers * PANEL, np.uint8),
         np.empty(workers * (POSITIONS + rows), np.int64), chunks, parts, rows, POSITIONS, batch, work.groups, work.deep,
         work.channels, work.wide, work.run, size, count, kernel, start, step, spacing,
     )  # fmt: skip
+    if chunks > 1:
+        add_up(workers, sums, chunks, length)
     return sums[:length]

@@ -12,11 +12,10 @@ that meet nothing but padding are left out.
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from .compile import jit
+from .compile import jit, threaded
 from .loops import meeting
-from .vector import BYTES, PANEL, ROWS, VECTORS, move, multiply, outer, transpose
+from .vector import BYTES, PANEL, ROWS, VECTORS, move, multiply_relu, outer, transpose
 
 
 @jit(inline=True)
@@ -46,8 +45,10 @@ def entry_size(taps):
     return ROWS + taps * (ROWS + 2) + 4 * ROWS + 2
 
 
-@jit(parallel=True)
-def pack(weight, panels, space, spots, groups, lines, rows, deep, group_gap, line_gap, column_gap, threads):
+@threaded
+def pack(
+    thread, threads, weight, panels, space, spots, groups, lines, rows, deep, group_gap, line_gap, column_gap
+):  # fmt: skip
     """panels (groups, parts of the columns, rows, panel): row spots[e] + line is weight[group * group_gap + line *
     line_gap + column * column_gap + e] for all columns < deep, zero behind them; where spots[e] is negative, there is
     none.
@@ -60,21 +61,20 @@ def pack(weight, panels, space, spots, groups, lines, rows, deep, group_gap, lin
     parts, chunks = (deep + wide - 1) // wide, (length + chunk - 1) // chunk
     tasks = groups * parts * lines * chunks
     ground, target, memory = weight.ctypes.data, panels.ctypes.data, space.ctypes.data
-    for thread in prange(threads):
-        spare = memory + thread * lanes * BYTES
-        for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
-            low, rest = task % chunks * chunk, task // chunks
-            line, part, group = rest % lines, rest // lines % parts, rest // lines // parts
-            to = target + ((group * parts + part) * rows + line) * PANEL
-            for vector in range(VECTORS):
-                k = part * wide + vector * lanes
-                at = ground + (group * group_gap + line * line_gap + k * column_gap) * width
-                for e in range(low, min(low + chunk, length), lanes):
-                    number = min(lanes, length - e)
-                    transpose(like, at + e * width, column_gap * width, deep - k, number, spare, BYTES, lanes)
-                    for j in range(number):
-                        if spots[e + j] >= 0:
-                            move(like, spare + j * BYTES, lanes, to + spots[e + j] * PANEL + vector * BYTES)
+    spare = memory + thread * lanes * BYTES
+    for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
+        low, rest = task % chunks * chunk, task // chunks
+        line, part, group = rest % lines, rest // lines % parts, rest // lines // parts
+        to = target + ((group * parts + part) * rows + line) * PANEL
+        for vector in range(VECTORS):
+            k = part * wide + vector * lanes
+            at = ground + (group * group_gap + line * line_gap + k * column_gap) * width
+            for e in range(low, min(low + chunk, length), lanes):
+                number = min(lanes, length - e)
+                transpose(like, at + e * width, column_gap * width, deep - k, number, spare, BYTES, lanes)
+                for j in range(number):
+                    if spots[e + j] >= 0:
+                        move(like, spare + j * BYTES, lanes, to + spots[e + j] * PANEL + vector * BYTES)
 
 
 @jit(inline=True)
@@ -144,17 +144,18 @@ def _aim(
     return live, ROWS
 
 
-@jit(parallel=True)
+@threaded
 def correlate(
-    source, panels, out, zeros, moves, table, threads, block, parts, chunks, batch, groups, deep, channels, shift, run,
-    size, count, kernel, start, step, spacing, out_size, first, every,
+    thread, threads, source, panels, out, zeros, moves, table, block, parts, chunks, batch, groups, deep, channels,
+    shift, run, size, count, kernel, origin, step, spacing, out_size, first, every, bias, relu,
 ):  # fmt: skip
     """out (batch, *out_size, groups * deep) = the walk over source (batch, *size, channels) with packed weights.
 
     Group g reads `run` numbers from channel g * shift on. panels: from `pack`. moves: for each tap, the bytes from a
     position's first tap to this one, and from the first panel. zeros: as long as a row of the source and a run.
     Tasks are blocks of `block` tiles x `parts` of the pairs of group and panel; the taps are multiplied in `chunks`, so
-    that the part of the panel in use stays in cache. table: for each thread block * entry_size(taps).
+    that the part of the panel in use stays in cache. table: for each thread block * entry_size(taps). bias, relu: of
+    `Finish.arguments`.
     """
     like, bytes_ = zeros[0], out.itemsize
     taps, lanes = kernel[0] * kernel[1] * kernel[2], PANEL // out.itemsize
@@ -165,35 +166,37 @@ def correlate(
     each = entry_size(taps)
     ground, target, nothing = source.ctypes.data, out.ctypes.data, zeros.ctypes.data
     packed, common, addresses = panels.ctypes.data, moves.ctypes.data, table.ctypes.data
+    begins = bias.ctypes.data if bias.size else 0
     tasks = blocks * parts
-    for thread in prange(threads):
-        mine = thread * block * each
-        for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
-            low = task // parts * block
-            number = min(block, tiles - low)
-            part = task % parts
-            for tile in range(number):
-                at = mine + tile * each
-                begin = (low + tile) * ROWS
-                table[at + each - 2], table[at + each - 1] = _aim(
-                    table, at, begin, min(begin + ROWS, positions), ground, nothing, target,
-                    channels * bytes_, groups * deep * bytes_, taps,
-                    size, count, kernel, start, step, spacing, out_size, first, every, panel,
-                )  # fmt: skip
-            for pair in range(part * pairs // parts, (part + 1) * pairs // parts):
-                group, k0 = pair // columns, pair % columns * lanes
-                for chunk in range(chunks):
-                    for tile in range(number):
-                        at = mine + tile * each
-                        live, apart = table[at + each - 2], table[at + each - 1]
-                        begin, end = chunk * live // chunks, (chunk + 1) * live // chunks
-                        here = addresses + 8 * at
-                        by = here + 8 * (ROWS + taps * ROWS) if apart else common
-                        multiply(
-                            like, end - begin, run, here + 8 * (ROWS + begin * apart), apart, by + 16 * begin,
-                            packed + pair * taps * panel, here, (group * deep + k0) * bytes_,
-                            group * shift * bytes_, min(lanes, deep - k0), chunk,
-                        )  # fmt: skip
+    mine = thread * block * each
+    for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
+        low = task // parts * block
+        number = min(block, tiles - low)
+        part = task % parts
+        for tile in range(number):
+            at = mine + tile * each
+            begin = (low + tile) * ROWS
+            table[at + each - 2], table[at + each - 1] = _aim(
+                table, at, begin, min(begin + ROWS, positions), ground, nothing, target,
+                channels * bytes_, groups * deep * bytes_, taps,
+                size, count, kernel, origin, step, spacing, out_size, first, every, panel,
+            )  # fmt: skip
+        for pair in range(part * pairs // parts, (part + 1) * pairs // parts):
+            group, k0 = pair // columns, pair % columns * lanes
+            for chunk in range(chunks):
+                for tile in range(number):
+                    at = mine + tile * each
+                    live, apart = table[at + each - 2], table[at + each - 1]
+                    begin, end = chunk * live // chunks, (chunk + 1) * live // chunks
+                    here = addresses + 8 * at
+                    by = here + 8 * (ROWS + taps * ROWS) if apart else common
+                    column = group * deep + k0
+                    multiply_relu(
+                        like, end - begin, run, here + 8 * (ROWS + begin * apart), apart, by + 16 * begin,
+                        packed + pair * taps * panel, here, column * bytes_, group * shift * bytes_,
+                        min(lanes, deep - k0), chunk, begins + column * bytes_ if begins else 0,
+                        relu if chunk == chunks - 1 else 0,
+                    )  # fmt: skip
 
 
 @jit(inline=True)
@@ -213,25 +216,25 @@ def _sight(table, at, begin, end, tap, ground, zeros, width, size, count, start,
     return met
 
 
-@jit(parallel=True)
+@threaded
 def correlate_weight(
-    source, slope, sums, zeros, spare, table, chunks, parts, rows, block, batch, groups, deep, channels, shift, run,
-    size, count, kernel, start, step, spacing,
+    thread, threads, source, slope, sums, zeros, spare, table, chunks, parts, rows, block, batch, groups, deep,
+    channels, shift, run, size, count, kernel, origin, step, spacing,
 ):  # fmt: skip
     """sums (chunks, groups, taps, run, deep) = sum over positions of what each tap reads times slope.
 
     slope is (batch, *count, groups * deep). There are chunks * parts tasks, one for each thread: a chunk of the
-    positions x a part of the taps. In sums[0] all chunks are added up, in order. rows: of `outer`, at most run; block:
-    positions at a time. table: for each task block + rows int64; spare: for each task a panel.
+    positions x a part of the taps. rows: of `outer`, at most run; block: positions at a time. table: for each task
+    block + rows int64; spare: for each task a panel.
     """
     like, bytes_ = zeros[0], sums.itemsize
     taps, lanes = kernel[0] * kernel[1] * kernel[2], PANEL // sums.itemsize
     positions = batch * count[0] * count[1] * count[2]
     columns, strips = (deep + lanes - 1) // lanes, (run + rows - 1) // rows
-    length, pitch = groups * taps * run * deep, groups * deep * bytes_
+    pitch = groups * deep * bytes_
     ground, other, nothing = source.ctypes.data, slope.ctypes.data, zeros.ctypes.data
     addresses, total, unused = table.ctypes.data, sums.ctypes.data, spare.ctypes.data
-    for task in prange(chunks * parts):
+    for task in range(thread * chunks * parts // threads, (thread + 1) * chunks * parts // threads):
         chunk, part = task // parts, task % parts
         mine = task * (block + rows)
         low, high = chunk * positions // chunks, (chunk + 1) * positions // chunks
@@ -251,7 +254,7 @@ def correlate_weight(
                 if tap != before:
                     where = (tap // (kernel[1] * kernel[2]), tap // kernel[2] % kernel[1], tap % kernel[2])
                     met = _sight(table, mine, begin, end, where, ground, nothing, channels * bytes_,
-                                 size, count, start, step, spacing)  # fmt: skip
+                                 size, count, origin, step, spacing)  # fmt: skip
                     before = tap
                 if not met:
                     continue
@@ -269,43 +272,44 @@ def correlate_weight(
                             other + begin * pitch + (group * deep + k0) * bytes_, pitch,
                             addresses + 8 * (mine + block), min(lanes, deep - k0), 1,
                         )  # fmt: skip
-    if chunks > 1:
-        # in the order of the chunks, whatever thread comes first: the same bits every time
-        share = (length + chunks * parts - 1) // (chunks * parts)
-        for task in prange(chunks * parts):
-            for chunk in range(1, chunks):
-                for e in range(task * share, min(task * share + share, length)):
-                    sums[np.uint64(e)] += sums[np.uint64(chunk * length + e)]
 
 
-@jit(parallel=True)
+@threaded
 def collect(
-    columns, out, spots, batch, deep, length, size, count, kernel, start, step, spacing, out_size, first, every
-):
+    thread, threads, columns, out, spots, batch, deep, length, size, count, kernel, origin, step, spacing, out_size,
+    first, every, bias, relu,
+):  # fmt: skip
     """out (batch, *out_size, deep): for each position of the walk the sum over its taps of columns (batch, *size,
-    length) where the tap reads, at spots[tap] + channel * (length // deep)."""
+    length) where the tap reads, at spots[tap] + channel * (length // deep); bias and ReLU as of `correlate`."""
     apart = length // deep
-    for line in prange(batch * count[0] * count[1]):
+    lines = batch * count[0] * count[1]
+    for line in range(thread * lines // threads, (thread + 1) * lines // threads):
         n, od, oh, _ = place(line * count[2], count)
         h_out = first[1] + oh * every[1]
         target = ((n * out_size[0] + first[0] + od * every[0]) * out_size[1] + h_out) * out_size[2] + first[2]
         for ow in range(count[2]):
             for c in range(deep):
-                out[(target + ow * every[2]) * deep + c] = 0
+                out[(target + ow * every[2]) * deep + c] = bias[c] if bias.size else 0
         tap = 0
         for i in range(kernel[0]):
-            d = start[0] + od * step[0] + i * spacing[0]
+            d = origin[0] + od * step[0] + i * spacing[0]
             for j in range(kernel[1]):
-                h = start[1] + oh * step[1] + j * spacing[1]
+                h = origin[1] + oh * step[1] + j * spacing[1]
                 for k in range(kernel[2]):
                     spot = spots[tap]
                     tap += 1
                     if d < 0 or d >= size[0] or h < 0 or h >= size[1]:
                         continue
-                    w = start[2] + k * spacing[2]
+                    w = origin[2] + k * spacing[2]
                     low, high = meeting(w, size[2], count[2], step[2])
                     source = ((n * size[0] + d) * size[1] + h) * size[2] + w
                     for ow in range(low, high):
                         a, b = (source + ow * step[2]) * length + spot, (target + ow * every[2]) * deep
                         for c in range(deep):
                             out[np.uint64(b + c)] += columns[np.uint64(a + c * apart)]
+        if relu:
+            for ow in range(count[2]):
+                b = (target + ow * every[2]) * deep
+                for c in range(deep):
+                    value = out[np.uint64(b + c)]
+                    out[np.uint64(b + c)] = 0 if value < 0 else value  # NaN stays

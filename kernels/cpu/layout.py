@@ -6,9 +6,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numba import prange
 
-from .compile import jit
+from . import threads
+from .compile import threaded
 from .vector import BYTES, transpose
 
 Array = np.ndarray
@@ -25,15 +25,16 @@ def empty(shape: int | tuple[int, ...], dtype: Any) -> Array:
     return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
-@jit(parallel=True)
-def swap_axes(source, out, outer, rows, columns):
+@threaded
+def swap_axes(thread, threads, source, out, outer, rows, columns):
     """out (outer, columns, rows) = source (outer, rows, columns)."""
     like, width = source[0], source.itemsize
     lanes = BYTES // width
     block = 4 * lanes  # columns at a time: a few cache lines of each source row
     blocks = (columns + block - 1) // block
     ground, target = source.ctypes.data, out.ctypes.data
-    for task in prange(outer * blocks):
+    tasks = outer * blocks
+    for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
         n, low = task // blocks, task % blocks * block
         for row in range(0, rows, lanes):
             for column in range(low, min(low + block, columns), lanes):
@@ -43,6 +44,16 @@ def swap_axes(source, out, outer, rows, columns):
                     min(lanes, columns - column), target + ((n * columns + column) * rows + row) * width, rows * width,
                     number,
                 )  # fmt: skip
+
+
+@threaded
+def add_up(thread, threads, parts, number, length):
+    """The first of `number` arrays, each so long, becomes the sum of all, always added in their order."""
+    for e in range(thread * length // threads, (thread + 1) * length // threads):
+        value = parts[np.uint64(e)]
+        for part in range(1, number):
+            value += parts[np.uint64(part * length + e)]
+        parts[np.uint64(e)] = value
 
 
 def channels_last(a: Array) -> Array:
@@ -59,7 +70,7 @@ def swap(a: Array, outer: int, rows: int, columns: int) -> Array:
     if rows == 1 or columns == 1:
         return a
     out = empty(a.size, a.dtype)
-    swap_axes(frozen(a), out, outer, rows, columns)
+    swap_axes(threads.count(), frozen(a), out, outer, rows, columns)
     return out
 
 

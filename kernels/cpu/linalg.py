@@ -1,13 +1,9 @@
-"""Products of matrices: NumPy's, divided among the cores where there is enough to do.
-
-Each thread multiplies a part with a BLAS of one thread. BLAS's own threads wait for each other in busy loops: on a
-machine whose cores are taken, products of milliseconds were seen to take seconds with them.
-"""
+"""Products of matrices on the CPU: compiled loops (products.py), and NumPy where there is little to do or where
+reading the matrix is all there is."""
 
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -16,76 +12,76 @@ from . import threads
 
 Array = np.ndarray
 
-# Multiply-adds. OpenBLAS itself uses one thread up to SERIAL. From there on a thread gets at least a SHARE: waking one
-# for less costs more than it saves.
-SERIAL = 2**18
-SHARE = 2**21
+SMALL = 2**20  # multiply-adds up to which NumPy computes: the call alone of a compiled loop takes 7 us
+SHARE = 2**20  # multiply-adds for each thread that make it worth waking the others
+FEW = 4  # rows, columns or terms: BLAS's products of a matrix with a vector are as fast as memory
+TYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def matmul(a: Array, b: Array) -> Array:
-    work = a.size * b.shape[-1] if b.ndim > 1 else a.size
-    if work <= SERIAL or a.ndim < 2 or b.ndim < 2:
+    work = a.size * b.shape[-1]
+    if work <= SMALL or not b.size or a.ndim < 2 or b.ndim < 2 or not _covered(a, b):
         return reference.matmul(a, b)
-    if a.ndim == b.ndim == 2:
-        return _product(a, b)
-    return _stacked(a, b, work)
+    (n, k), m = a.shape[-2:], b.shape[-1]
+    if b.ndim == 2:
+        return _multiply(a.reshape(-1, k), b).reshape(*a.shape[:-1], m)
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a, b = (np.broadcast_to(x, (*lead, *x.shape[-2:])).reshape(-1, *x.shape[-2:]) for x in (a, b))
+    return _multiply(a, b).reshape(*lead, n, m)
 
 
 def linear(x: Array, w: Array, b: Array | None) -> Array:
-    if x.size * w.shape[0] <= SERIAL:
+    if x.size * w.shape[0] <= SMALL or not _covered(x, w, x if b is None else b):
         return reference.linear(x, w, b)
-    y = _product(x.reshape(-1, x.shape[-1]), w.T).reshape(*x.shape[:-1], w.shape[0])
-    if b is not None:
-        y += b
-    return y
+    y = _multiply(x.reshape(-1, x.shape[-1]), w.T, b)
+    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], w.shape[0])
 
 
 def linear_weight(g: Array, x: Array) -> Array:
-    if g.size * x.shape[-1] <= SERIAL:
+    if g.size * x.shape[-1] <= SMALL or not _covered(g, x):
         return reference.linear_weight(g, x)
-    return _product(g.reshape(-1, g.shape[-1]).T, x.reshape(-1, x.shape[-1]))
+    return _multiply(g.reshape(-1, g.shape[-1]).T, x.reshape(-1, x.shape[-1]))
 
 
 def contract(a: Array, b: Array, *, subscripts: tuple[str, str, str]) -> Array:
     only_b = prod(n for i, n in zip(subscripts[1], b.shape, strict=True) if i not in subscripts[0])
-    if a.size * only_b <= SERIAL:
-        return reference.contract(a, b, subscripts=subscripts)
-    with threads.blas_threads(threads.worth(a.size * only_b, SHARE)):
-        return reference.contract(a, b, subscripts=subscripts)
+    product = matmul if a.size * only_b > SMALL else reference.matmul
+    return reference.contract(a, b, subscripts=subscripts, product=product)
 
 
-def _product(a: Array, b: Array) -> Array:
-    """(n, k) @ (k, m), by rows or by columns, of which there are more."""
-    (n, k), m = a.shape, b.shape[1]
-    workers, length = threads.worth(n * k * m, SHARE), max(n, m)
+def _covered(*arrays: Array) -> bool:
+    """Whether the compiled loops can: one type, and a process in which threads may be started."""
+    dtype = arrays[0].dtype
+    return dtype in TYPES and all(a.dtype == dtype for a in arrays) and threads.usable()
+
+
+def _multiply(a: Array, b: Array, bias: Array | None = None) -> Array:
+    """Matrices, or stacks of equal length."""
+    (n, k), m = a.shape[-2:], b.shape[-1]
+    if a.ndim == 2 and k > FEW and min(n, m) <= FEW:
+        y = _vectors(a, b) if n <= m else np.ascontiguousarray(_vectors(b.T, a.T).T)
+    elif k <= FEW:
+        with threads.single_threaded_blas:
+            y = a @ b
+    else:
+        from . import products  # imports Numba, half a second
+
+        workers = threads.count()
+        # all or one: GNU OpenMP ends the threads that a smaller team leaves out, and starting them again takes longer
+        return products.multiply(a, b, bias, workers if a.size * m >= SHARE * workers else 1)
+    return y if bias is None else np.add(y, bias, out=y)
+
+
+def _vectors(a: Array, b: Array) -> Array:
+    """A few rows times a matrix, which is what has to be read: row by row, each thread some of the columns."""
+    y = np.empty((len(a), b.shape[1]), a.dtype)
+    workers = threads.worth(a.size * b.shape[1], SHARE)
+
+    def task(i: int) -> None:
+        part = slice(y.shape[1] * i // workers, y.shape[1] * (i + 1) // workers)
+        for row, out in zip(a, y, strict=True):
+            np.matmul(row, b[:, part], out=out[part])
+
     with threads.single_threaded_blas:
-        if workers == 1:
-            return a @ b
-        out = np.empty((n, m), np.result_type(a, b))
-        tasks = min(length, workers if n * k * m < 8 * workers * SHARE else 2 * workers)
-        parts = [slice(length * i // tasks, length * (i + 1) // tasks) for i in range(tasks)]
-
-        def task(i: int) -> None:
-            if n >= m:
-                np.matmul(a[parts[i]], b, out=out[parts[i]])
-            else:
-                np.matmul(a, b[:, parts[i]], out=out[:, parts[i]])
-
-        threads.share(task, tasks, workers)
-    return out
-
-
-def _stacked(a: Array, b: Array, work: int) -> Array:
-    """A product of stacks of matrices, by the first axis of the stack if both have it."""
-    workers = threads.worth(work, SHARE)
-    with threads.single_threaded_blas:
-        if workers == 1 or a.ndim != b.ndim or a.shape[0] != b.shape[0] or a.shape[0] < workers:
-            return reference.matmul(a, b)
-        parts: list[Any] = [None] * workers
-        ends = [len(a) * i // workers for i in range(workers + 1)]
-
-        def task(i: int) -> None:
-            parts[i] = reference.matmul(a[ends[i] : ends[i + 1]], b[ends[i] : ends[i + 1]])
-
         threads.share(task, workers, workers)
-    return np.concatenate(parts)
+    return y

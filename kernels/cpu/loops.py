@@ -18,6 +18,12 @@ def meeting(offset, size, count, step):
     return low, max(low, min(count, (size - 1 - offset) // step + 1))
 
 
+@jit(inline=True)
+def portion(thread, threads, number):
+    """Begin and end of a thread's part of so many tasks: one after the other, about as many for each."""
+    return thread * number // threads, (thread + 1) * number // threads
+
+
 @intrinsic
 def _move(_: Any, target: Any, source: Any, size: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

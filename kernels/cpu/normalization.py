@@ -1,8 +1,8 @@
 """Batch normalisation and softmax cross-entropy on the CPU; reference/normalization.py says what they compute.
 
 Small arrays are left to the reference, which is plain NumPy. Large ones are normalised by compiled kernels
-(normalization_loops.py), as planes or channels-last as they lie; the cross-entropy of many rows is the reference's, a
-few rows at a time, which stay in cache.
+(normalization_loops.py), as planes or channels-last as they lie, and so is the cross-entropy of rows in single
+precision computed; what else there is of it is the reference's, a few samples at a time, which stay in cache.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from .pieces import IN_CACHE, SHARE
 
 Array = np.ndarray
 
-LINE = 512  # elements of a line of a channels-last array, at least half of that
-PARTS = 32  # of its lines, at most: by the size alone, so that the bits are the same with any number of threads
+PARTS = 32  # of the lines of a channels-last array, at most
 
 
 def batch_norm(x: Array, gamma: Array, beta: Array, *, eps: float) -> tuple[Array, Array, Array]:
@@ -33,7 +32,10 @@ def batch_norm(x: Array, gamma: Array, beta: Array, *, eps: float) -> tuple[Arra
     mean, var = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
     arrays = (_read(x, last), *map(_read, (gamma, beta)), _flat(y, last), mean, var)
     with threads.region(x.size, SHARE):
-        (loops.rows if last else loops.planes)(*arrays, *_sizes(x, last), eps)
+        if last:
+            _rows(*arrays, eps=eps)
+        else:
+            loops.planes(threads.count(), *arrays, *_sizes(x), eps)
     return y, mean, var
 
 
@@ -49,8 +51,55 @@ def batch_norm_backward(
     ggamma, gbeta = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
     arrays = (_read(g, last), _read(x, last), *map(_read, (gamma, mean, var)), _flat(gx, last), ggamma, gbeta)
     with threads.region(x.size, SHARE):
-        (loops.rows_backward if last else loops.planes_backward)(*arrays, *_sizes(x, last), eps)
+        if last:
+            _rows_backward(*arrays, eps=eps)
+        else:
+            loops.planes_backward(threads.count(), *arrays, *_sizes(x), eps)
     return gx if needs[0] else None, ggamma if needs[1] else None, gbeta if needs[2] else None
+
+
+def _rows(x: Array, gamma: Array, beta: Array, y: Array, mean: Array, var: Array, *, eps: float) -> None:
+    """Of (count, channels), flat; writes y, mean and var."""
+    from . import normalization_loops as loops
+
+    parts, channels = _parts(x), len(mean)
+    means, squares, counts = np.empty((parts, channels)), np.empty((parts, channels)), np.empty(parts)
+    loops.moments(threads.count(), x, means, squares, counts)
+    loops.merge(means, squares, counts)
+    mean[:], var[:] = means[0], squares[0] / counts[0]
+    k = gamma / np.sqrt(squares[0] / counts[0] + eps)
+    loops.normalize(threads.count(), x, *[_line(v, x) for v in (mean, k, beta)], y)
+
+
+def _rows_backward(
+    g: Array, x: Array, gamma: Array, mean: Array, var: Array, gx: Array, ggamma: Array, gbeta: Array, *, eps: float
+) -> None:
+    """The same of the gradient; gx is left as it is if it is empty."""
+    from . import normalization_loops as loops
+
+    sums, products = np.empty((_parts(x), len(mean))), np.empty((_parts(x), len(mean)))
+    line = _line(mean, x)
+    loops.products(threads.count(), g, x, line, sums, products)
+    s, t, rstd = sums.sum(0), products.sum(0), 1 / np.sqrt(var.astype(np.float64) + eps)
+    gbeta[:], ggamma[:] = s, t * rstd
+    if gx.size:
+        count = x.size // len(mean)
+        vectors = [_line(v, x) for v in (gamma * rstd, s / count, t * rstd * rstd / count)]
+        loops.denormalize(threads.count(), g, x, line, *vectors, gx)
+
+
+def _line(v: Array, x: Array) -> Array:
+    """The numbers of the channels once for every row of a line, in the type of x."""
+    from .normalization_loops import LINE
+
+    line = np.tile(v.astype(x.dtype, copy=False), max(1, LINE // len(v)))
+    line.flags.writeable = False
+    return line
+
+
+def _parts(x: Array) -> int:
+    """By the size alone, so that the bits are the same with any number of threads."""
+    return max(1, min(PARTS, x.size // 2**16))
 
 
 def softmax_cross_entropy(x: Array, target: Array) -> tuple[Array, Array]:
@@ -58,9 +107,16 @@ def softmax_cross_entropy(x: Array, target: Array) -> tuple[Array, Array]:
     if x.size < 2 * IN_CACHE:
         return reference.softmax_cross_entropy(x, target)
     loss, lse = np.empty(target.shape, x.dtype), np.empty(target.shape, x.dtype)
+    compiled = _are_rows(x, target)
+    if compiled:
+        from .normalization_loops import cross_entropy
 
     def part(at: slice) -> None:
-        loss[at], lse[at] = reference.softmax_cross_entropy(x[at], target[at])
+        if compiled:
+            rows, top = _read(x[at]), x[at].max(1)
+            cross_entropy(rows, _read(target[at]), top, x.shape[1], loss[at], lse[at])
+        else:
+            loss[at], lse[at] = reference.softmax_cross_entropy(x[at], target[at])
 
     _by_samples(part, x)
     return loss, lse
@@ -72,12 +128,25 @@ def softmax_cross_entropy_backward(
     if x.size < 2 * IN_CACHE:
         return reference.softmax_cross_entropy_backward(g, x, target, lse, needs=needs)
     gx = np.empty_like(x)
+    compiled = _are_rows(x, target) and g.dtype == x.dtype
+    if compiled:
+        from .normalization_loops import cross_entropy_backward
 
     def part(at: slice) -> None:
-        gx[at], _ = reference.softmax_cross_entropy_backward(g[at], x[at], target[at], lse[at], needs=needs)
+        if compiled:
+            arrays = map(_read, (g[at], x[at], target[at], lse[at]))
+            cross_entropy_backward(*arrays, x.shape[1], gx[at].reshape(-1))
+        else:
+            gx[at], _ = reference.softmax_cross_entropy_backward(g[at], x[at], target[at], lse[at], needs=needs)
 
     _by_samples(part, x)
     return gx, None
+
+
+def _are_rows(x: Array, target: Array) -> bool:
+    """Whether the loops can take them; a class that does not exist is the reference's, which says so."""
+    fits = x.ndim == 2 and x.dtype == np.float32 and x.flags.c_contiguous and target.dtype == np.int64
+    return fits and target.min() >= 0 and target.max() < x.shape[1]
 
 
 def _by_samples(part: Any, x: Array) -> None:
@@ -120,11 +189,7 @@ def _read(x: Array, last: bool = False) -> Array:
     return flat
 
 
-def _sizes(x: Array, last: bool) -> tuple[int, ...]:
-    """What the loops are told of the shape: (batch, channels, places), or (rows, channels, width of a line, parts)."""
+def _sizes(x: Array) -> tuple[int, int, int]:
+    """Batch, channels, places."""
     batch, channels, *_ = x.shape
-    places = x.size // (batch * channels)
-    if not last:
-        return batch, channels, places
-    width = channels * max(1, LINE // channels)
-    return batch * places, channels, width, max(1, min(PARTS, x.size // max(16 * width, 2**16)))
+    return batch, channels, x.size // (batch * channels)

@@ -1,4 +1,5 @@
-"""Compiled kernels of batch normalisation. All arrays are flat; the results hold for any number of threads.
+"""Compiled kernels of batch normalisation and cross-entropy. All arrays are flat; the results hold for any number of
+threads.
 
 Sums are those of chunks that stay in the first cache, added up in float64. A chunk's squares are taken from its own
 mean, while it is there, and the chunks' moments are merged (Chan, Golub and LeVeque 1979): no difference of large
@@ -8,9 +9,9 @@ squares is ever formed.
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from .compile import jit
+from .compile import jit, threaded
+from .elementwise_loops import exp
 
 CHUNK = 2**12  # elements of a plane, for the first cache
 CHUNK_OF_LINES = 2**15  # elements, for the second: there is more to do after each
@@ -37,10 +38,10 @@ def _moments(x, start, stop):
     return np.float64(mean), np.float64(s)
 
 
-@jit(parallel=True)
-def planes(x, gamma, beta, y, means, variances, batch, channels, size, eps):
+@threaded
+def planes(thread, threads, x, gamma, beta, y, means, variances, batch, channels, size, eps):
     """x and y: (batch, channels, size). A task is a channel, which is normalised while it is in the second cache."""
-    for c in prange(channels):
+    for c in range(thread, channels, threads):
         count, mean, squares = 0, 0.0, 0.0
         for n in range(batch):
             base = (n * channels + c) * size
@@ -67,10 +68,10 @@ def _products(g, x, mean, start, stop):
     return np.float64(s), np.float64(t)
 
 
-@jit(parallel=True)
-def planes_backward(g, x, gamma, means, variances, gx, ggamma, gbeta, batch, channels, size, eps):
+@threaded
+def planes_backward(thread, threads, g, x, gamma, means, variances, gx, ggamma, gbeta, batch, channels, size, eps):
     """gx is left as it is if it is empty."""
-    for c in prange(channels):
+    for c in range(thread, channels, threads):
         s, t = 0.0, 0.0
         for n in range(batch):
             base = (n * channels + c) * size
@@ -93,6 +94,16 @@ def planes_backward(g, x, gamma, means, variances, gx, ggamma, gbeta, batch, cha
 
 # ---- channels-last: (count, channels), walked in lines of `width` elements, which is some whole rows: loops over
 # a few channels would be too short to be quick. Arrays of a line's width hold each channel's number once for every row.
+LINE = 512  # elements of a line, at least half of that
+
+
+@jit(inline=True)
+def _lines(size, channels):
+    """The width of a line, and how many there are; the last may be shorter."""
+    width = channels * max(1, LINE // channels)
+    return width, (size + width - 1) // width
+
+
 @jit(inline=True)
 def _add(s, x, base, number):
     for e in range(number):
@@ -121,12 +132,6 @@ def _fold(s, c, channels):
 
 
 @jit(inline=True)
-def _fill(line, c, channels, value):
-    for e in range(c, line.size, channels):
-        line[e] = value
-
-
-@jit(inline=True)
 def _normalize(x, mean, k, beta, y, base, number):
     for e in range(number):
         i, j = np.uint64(e), np.uint64(base + e)
@@ -140,82 +145,111 @@ def _denormalize(g, x, mean, k, a, b, gx, base, number):
         gx[j] = k[i] * (g[j] - a[i] - (x[j] - mean[i]) * b[i])
 
 
-@jit(parallel=True)
-def rows(x, gamma, beta, y, means, variances, count, channels, width, parts, eps):
-    """The lines are divided into `parts`, whose moments are merged in their order."""
-    size = count * channels
-    lines, height = (size + width - 1) // width, max(4, CHUNK_OF_LINES // width)
-    part_means, part_squares, part_counts = np.zeros((parts, channels)), np.zeros((parts, channels)), np.zeros(parts)
-    for part in prange(parts):
-        last = (part + 1) * lines // parts
-        mean, s = np.empty(width, x.dtype), np.empty(width, x.dtype)
-        for start in range(part * lines // parts, last, height):
-            begin, end = start * width, min(min(start + height, last) * width, size)
+@jit(inline=True)
+def _part(number, parts, lines, width, size):
+    """The elements of a part: the first, and the one after the last."""
+    return number * lines // parts * width, min((number + 1) * lines // parts * width, size)
+
+
+@threaded
+def moments(thread, threads, x, means, squares, counts):
+    """Of each part, (parts, channels) and (parts,); the lines are divided into parts."""
+    parts, channels = means.shape
+    width, lines = _lines(x.size, channels)
+    mean, s = np.empty(width, x.dtype), np.empty(width, x.dtype)
+    height = max(4, CHUNK_OF_LINES // width) * width
+    for part in range(thread, parts, threads):
+        counts[part] = 0
+        means[part] = 0
+        squares[part] = 0
+        first, last = _part(part, parts, lines, width, x.size)
+        for begin in range(first, last, height):
+            end = min(begin + height, last)
             number = (end - begin) // channels
             s[:] = 0
             for base in range(begin, end, width):
                 _add(s, x, base, min(width, end - base))
             for c in range(channels):
-                _fill(mean, c, channels, _fold(s, c, channels) / number)
+                m = _fold(s, c, channels) / number
+                for e in range(c, width, channels):
+                    mean[e] = m
             s[:] = 0
             for base in range(begin, end, width):
                 _add_squares(s, x, mean, base, min(width, end - base))
             for c in range(channels):
-                _, part_means[part, c], part_squares[part, c] = _merge(
-                    part_counts[part], part_means[part, c], part_squares[part, c],
+                _, means[part, c], squares[part, c] = _merge(
+                    counts[part], means[part, c], squares[part, c],
                     number, np.float64(mean[c]), _fold(s, c, channels),
                 )  # fmt: skip
-            part_counts[part] += number
-    mean, k, b = np.empty(width, x.dtype), np.empty(width, x.dtype), np.empty(width, x.dtype)
-    for c in range(channels):
-        before, m, squares = 0.0, 0.0, 0.0
-        for part in range(parts):
-            before, m, squares = _merge(
-                before, m, squares, part_counts[part], part_means[part, c], part_squares[part, c]
+            counts[part] += number
+
+
+@jit
+def merge(means, squares, counts):
+    """The moments of all parts, in their order: into those of the first."""
+    for part in range(1, len(counts)):
+        for c in range(means.shape[1]):
+            _, means[0, c], squares[0, c] = _merge(
+                counts[0], means[0, c], squares[0, c], counts[part], means[part, c], squares[part, c]
             )
-        means[c] = m
-        variances[c] = squares / count
-        _fill(mean, c, channels, m)
-        _fill(k, c, channels, gamma[c] / np.sqrt(squares / count + eps))
-        _fill(b, c, channels, beta[c])
-    for line in prange(lines):
-        _normalize(x, mean, k, b, y, line * width, min(width, size - line * width))
+        counts[0] += counts[part]
 
 
-@jit(parallel=True)
-def rows_backward(g, x, gamma, means, variances, gx, ggamma, gbeta, count, channels, width, parts, eps):
-    """gx is left as it is if it is empty."""
-    size = count * channels
-    lines, height = (size + width - 1) // width, max(4, CHUNK_OF_LINES // width)
-    part_s, part_t = np.zeros((parts, channels)), np.zeros((parts, channels))
-    mean = np.empty(width, x.dtype)
-    for c in range(channels):
-        _fill(mean, c, channels, means[c])
-    for part in prange(parts):
-        last = (part + 1) * lines // parts
-        s, t = np.empty(width, x.dtype), np.empty(width, x.dtype)
-        for start in range(part * lines // parts, last, height):
-            end = min(min(start + height, last) * width, size)
+@threaded
+def normalize(thread, threads, x, mean, k, beta, y):
+    """The vectors hold each channel's number once for every row of a line."""
+    lines = (x.size + mean.size - 1) // mean.size
+    for line in range(lines * thread // threads, lines * (thread + 1) // threads):
+        _normalize(x, mean, k, beta, y, line * mean.size, min(mean.size, x.size - line * mean.size))
+
+
+@threaded
+def products(thread, threads, g, x, mean, sums, products):
+    """Of each part, (parts, channels): the sums of g and of g times x's distance from the mean (a line)."""
+    parts, channels = sums.shape
+    width, lines = _lines(x.size, channels)
+    s, t = np.empty(width, x.dtype), np.empty(width, x.dtype)
+    height = max(4, CHUNK_OF_LINES // width) * width
+    for part in range(thread, parts, threads):
+        sums[part] = 0
+        products[part] = 0
+        first, last = _part(part, parts, lines, width, x.size)
+        for begin in range(first, last, height):
+            end = min(begin + height, last)
             s[:] = 0
             t[:] = 0
-            for base in range(start * width, end, width):
+            for base in range(begin, end, width):
                 _add(s, g, base, min(width, end - base))
                 _add_products(t, g, x, mean, base, min(width, end - base))
             for c in range(channels):
-                part_s[part, c] += _fold(s, c, channels)
-                part_t[part, c] += _fold(t, c, channels)
-    k, a, b = np.empty(width, x.dtype), np.empty(width, x.dtype), np.empty(width, x.dtype)
-    for c in range(channels):
-        s_all, t_all = 0.0, 0.0
-        for part in range(parts):
-            s_all += part_s[part, c]
-            t_all += part_t[part, c]
-        rstd = 1 / np.sqrt(np.float64(variances[c]) + eps)
-        gbeta[c] = s_all
-        ggamma[c] = t_all * rstd
-        _fill(k, c, channels, gamma[c] * rstd)
-        _fill(a, c, channels, s_all / count)
-        _fill(b, c, channels, t_all * rstd * rstd / count)
-    if gx.size:
-        for line in prange(lines):
-            _denormalize(g, x, mean, k, a, b, gx, line * width, min(width, size - line * width))
+                sums[part, c] += _fold(s, c, channels)
+                products[part, c] += _fold(t, c, channels)
+
+
+@threaded
+def denormalize(thread, threads, g, x, mean, k, a, b, gx):
+    """gx = k (g - a - (x - mean) b), all but g and x lines as for `normalize`."""
+    lines = (x.size + mean.size - 1) // mean.size
+    for line in range(lines * thread // threads, lines * (thread + 1) // threads):
+        _denormalize(g, x, mean, k, a, b, gx, line * mean.size, min(mean.size, x.size - line * mean.size))
+
+
+# ---- cross-entropy of rows (count, width) of float32, on one thread
+@jit(reassociate=True)
+def cross_entropy(x, target, top, width, loss, lse):
+    """top: the largest number of each row."""
+    for row in range(len(lse)):
+        s = np.float32(0)
+        for e in range(row * width, (row + 1) * width):
+            s += exp(x[np.uint64(e)] - top[row])
+        lse[row] = np.log(s) + top[row]
+        loss[row] = lse[row] - x[row * width + target[row]]
+
+
+@jit
+def cross_entropy_backward(g, x, target, lse, width, gx):
+    for row in range(len(lse)):
+        for e in range(row * width, (row + 1) * width):
+            gx[np.uint64(e)] = exp(x[np.uint64(e)] - lse[row]) * g[row]
+        chosen = row * width + target[row]
+        gx[chosen] = (exp(x[chosen] - lse[row]) - np.float32(1)) * g[row]

@@ -34,7 +34,7 @@ def adam(
     (b1, b2), number = betas, p.dtype.type
     numbers = map(number, (shrink, decay, b1, 1 - b1, b2, 1 - b2, eps, root, rate))
     with threads.region(p.size, SHARE):
-        adam(_flat(p), _read(g), _flat(mean), _flat(square), *numbers)
+        adam(threads.count(), _flat(p), _read(g), _flat(mean), _flat(square), *numbers)
 
 
 def sgd(
@@ -47,7 +47,7 @@ def sgd(
     number = p.dtype.type
     moving = np.empty(0, p.dtype) if velocity is None else _flat(velocity)
     with threads.region(p.size, SHARE):
-        sgd(_flat(p), _read(g), moving, *map(number, (decay, momentum, keep)), nesterov, number(rate))
+        sgd(threads.count(), _flat(p), _read(g), moving, *map(number, (decay, momentum, keep)), nesterov, number(rate))
 
 
 def _order(a: Array) -> list[int]:

@@ -3,18 +3,21 @@
 An elementwise function may be computed piece by piece, in any order: every element comes out with the same bits. A
 single NumPy call is divided among the threads. A function of several calls runs on pieces that stay in a core's cache,
 so that what it computes in between never travels to memory; that pays on one thread as well. A reduction is divided
-along the axis that is outermost in memory. No compiler is involved; nothing has to be warmed up.
+along the axis that is outermost in memory. No compiler is involved, except for sums (reduction_loops.py) and for
+a few functions that NumPy needs several passes for (elementwise_loops.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from inspect import signature
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from ..reference.reduction import total
+from ..reference import reduction as reference
 from . import threads
 
 Array = np.ndarray
@@ -26,18 +29,19 @@ BLOCK = 2**17  # elements of a block of a sum
 LINE = 2**11  # elements: lines of a block are added to each other first, which vector instructions do best
 
 
-def elementwise(kernel: Callable, args: tuple, params: dict) -> Any:
+def elementwise(kernel: Callable, args: tuple, params: dict, loop: str | None = None) -> Any:
     """kernel(*args, **params) for a function that treats each element by itself; what does not fit is left to it whole.
 
     It fits if all arrays with axes have one shape and lie in memory without gaps in one order of axes, as the result
     then does. Numbers and arrays without axes go with each piece, and so does an array that repeats one element.
+    loop: a function of elementwise_loops.py that does the same to floating-point numbers in one pass.
     """
     plan = _plan(args)
     if plan is None:
         return kernel(*args, **params)
     shape, order, flat = plan
-    size, single = prod(shape), isinstance(kernel, np.ufunc)
-    workers = threads.worth(size, SHARE)
+    size, single = prod(shape), _writes(kernel)
+    workers = threads.worth(size, 2 * SHARE if single or loop else SHARE)
     if single and workers == 1:
         return kernel(*args, **params)
 
@@ -46,17 +50,51 @@ def elementwise(kernel: Callable, args: tuple, params: dict) -> Any:
 
     with np.errstate(all="ignore"):  # what is wrong with the first element will be reported once, below
         result = np.empty(size, np.asarray(piece(0, 1)).dtype)
-    step = -(-size // (2 * workers)) if single else IN_CACHE
+    compiled = None if loop is None else _compiled(loop, args, flat, params, result.dtype)
+    step = -(-size // (2 * workers)) if single or compiled else IN_CACHE
 
     def task(i: int) -> None:
-        part = result[i * step : (i + 1) * step]
-        if single:
-            piece(i * step, i * step + part.size, out=part)
+        part, start = result[i * step : (i + 1) * step], i * step
+        if compiled:
+            compiled(start, start + part.size, part)
+        elif single:
+            piece(start, start + part.size, out=part)
         else:
-            part[...] = piece(i * step, i * step + part.size)
+            part[...] = piece(start, start + part.size)
 
     threads.share(task, -(-size // step), workers)
     return result.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+
+
+@cache
+def _writes(kernel: Callable) -> bool:
+    """Whether the function is a single pass that can write its result into a given array."""
+    return isinstance(kernel, np.ufunc) or "out" in signature(kernel).parameters
+
+
+def _compiled(loop: str, args: tuple, flat: list[Any], params: dict, dtype: np.dtype) -> Callable | None:
+    """What computes a piece with a compiled loop, given start, stop and where to write; None for types that it does not
+    know."""
+    if dtype not in ((np.float32,) if loop == "erf" else (np.float32, np.float64)):
+        return None
+    cuts: list[Any] = []
+    for a, cut in zip(args, flat, strict=True):
+        if isinstance(a, (int, float)):
+            cuts.append(dtype.type(a))
+        elif a.dtype != dtype and a.dtype != bool:
+            return None
+        else:
+            cuts.append(cut if callable(cut) and any(a.strides) else a.flat[0])
+    from . import elementwise_loops
+
+    function = getattr(elementwise_loops, loop)
+    numbers = [dtype.type(value if value is not None else _UNBOUNDED[name]) for name, value in params.items()]
+    return lambda start, stop, out: function(
+        *[cut(start, stop) if callable(cut) else cut for cut in cuts], *numbers, out
+    )
+
+
+_UNBOUNDED = {"min": -np.inf, "max": np.inf}
 
 
 def _plan(args: tuple) -> tuple[Axes, list[int], list[Any]] | None:
@@ -77,11 +115,12 @@ def _plan(args: tuple) -> tuple[Axes, list[int], list[Any]] | None:
             turned = a.transpose(order)
             if not turned.flags.c_contiguous:
                 return None
-            flat.append(_sliced(turned.reshape(-1)))
+            flat.append(_sliced(turned.reshape(-1).view()))
     return first.shape, order, flat
 
 
 def _sliced(a: Array) -> Callable[[int, int], Array]:
+    a.flags.writeable = False  # one type to compile for
     return lambda start, stop: a[start:stop]
 
 
@@ -94,11 +133,16 @@ def reduction(kernel: Callable, x: Array, *, axis: Axes, keepdims: bool) -> Arra
     """kernel(x, axis=, keepdims=), where the result of the whole is the kernel's result of those of its blocks.
 
     Divided along the axis that is outermost in memory. If the result keeps that one, its bits are NumPy's; else the
-    blocks' results are reduced in turn (and their size does not depend on the threads, so neither do the bits).
+    blocks' results are reduced in turn (and their size does not depend on the threads, so neither do the bits). Sums
+    are those of compiled loops, for the usual layouts.
     """
     if not axis or (x.dtype.kind == "f" and x.itemsize == 2):  # the sums of blocks would leave the range of half
         return kernel(x, axis=axis, keepdims=keepdims)
     shape = [1 if i in axis else n for i, n in enumerate(x.shape) if keepdims or i not in axis]
+    if kernel in (reference.sum, reference.total) and x.dtype in (np.float32, np.float64):
+        total = _summed(x, axis)
+        if total is not None:
+            return total.reshape(shape)
     order = _order(x)
     flat = len(axis) == x.ndim and x.transpose(order).flags.c_contiguous
     if flat:
@@ -121,11 +165,77 @@ def reduction(kernel: Callable, x: Array, *, axis: Axes, keepdims: bool) -> Arra
     return out.reshape(shape)
 
 
+def _summed(x: Array, axis: Axes) -> Array | None:
+    """The sum of floating-point numbers, without the axes; None: they do not lie as the loops need it.
+
+    In memory order, axes that are summed and axes that are kept must come in one, two or (summed, kept, summed) groups.
+    """
+    order = _order(x)
+    turned = x.transpose(order)
+    if not turned.flags.c_contiguous:
+        return None
+    flat, groups = turned.reshape(-1).view(), _groups([(i in axis, x.shape[i]) for i in order])
+    flat.flags.writeable = False
+    match groups:
+        case [(True, _)]:
+            sums = _sums_of_rows(flat, BLOCK).sum()
+        case [(False, _), (True, width)]:
+            sums = _sums_of_rows(flat, width)
+        case [(True, _), (False, columns)]:
+            sums = _sums_of_columns(flat, columns)
+        case [(True, _), (False, columns), (True, width)]:
+            sums = _sums_of_rows(flat, width).reshape(-1, columns).sum(0)
+        case _:
+            return None
+    kept = [i for i in order if i not in axis]
+    return sums.astype(x.dtype).reshape([x.shape[i] for i in kept]).transpose(np.argsort(kept))
+
+
+def _groups(axes: list[tuple[bool, int]]) -> list[tuple[bool, int]]:
+    """Neighbours that are summed, or kept, as one axis; axes of length 1 are either."""
+    found: list[tuple[bool, int]] = []
+    for summed, n in axes:
+        if n == 1:
+            continue
+        if found and found[-1][0] == summed:
+            found[-1] = summed, found[-1][1] * n
+        else:
+            found.append((summed, n))
+    return found
+
+
+def _sums_of_rows(flat: Array, width: int) -> Array:
+    from .reduction_loops import add_rows
+
+    out = np.empty(-(-flat.size // width))
+    _ranges(lambda start, stop: add_rows(flat, width, start, stop, out), len(out), flat.size)
+    return out
+
+
+def _sums_of_columns(flat: Array, columns: int) -> Array:
+    from .reduction_loops import add_columns
+
+    rows = max(1, BLOCK // columns)
+    parts = np.empty((-(-flat.size // columns // rows), columns))
+    _ranges(lambda start, stop: add_columns(flat, columns, rows, start, stop, parts), len(parts), flat.size)
+    return parts.sum(0)
+
+
+def _ranges(part: Callable[[int, int], None], number: int, work: int) -> None:
+    """part(start, stop) for ranges of 0 … number - 1, by all threads.
+
+    Few and long ones: between short calls a thread that has just woken does not get hold of the interpreter's lock.
+    """
+    workers = threads.worth(work, 4 * SHARE)  # a sum is soon done
+    tasks = min(number, 1 if workers == 1 else 2 * workers)
+    threads.share(lambda i: part(number * i // tasks, number * (i + 1) // tasks), tasks, workers)
+
+
 def sum_to(kernel: Callable, x: Array, *, shape: Axes) -> Array:
     """kernel(x, shape=), the reference's sum_to, as a reduction."""
     lead = x.ndim - len(shape)
     axis = (*range(lead), *[i + lead for i, n in enumerate(shape) if n == 1 != x.shape[i + lead]])
-    return reduction(total, x, axis=axis, keepdims=True).reshape(shape)
+    return reduction(reference.total, x, axis=axis, keepdims=True).reshape(shape)
 
 
 def rows(kernel: Callable, x: Array, *, axis: int) -> Array:

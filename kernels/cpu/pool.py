@@ -74,7 +74,7 @@ def _max_pool(x: Array, g: PoolGeometry) -> tuple[Array, Array]:
 
     layout = _layout(x)
     y, indices = _empty(layout, g.y_shape, x.dtype), _empty(layout, g.y_shape, np.dtype(np.int32))
-    max_pool(_read(x, layout), _written(y), _written(indices), *layout.sizes, *_walk(g))
+    max_pool(threads.count(), _read(x, layout), _written(y), _written(indices), *layout.sizes, *_walk(g))
     return y, indices
 
 
@@ -84,7 +84,10 @@ def _max_unpool(y: Array, indices: Array, g: PoolGeometry) -> Array:
     layout = _layout(indices)  # that of the input of max_pool; y, a gradient, may come in another
     x, wrong = _empty(layout, g.x_shape, y.dtype), np.zeros(1, np.int8)
     size, count, *_ = _walk(g)
-    max_unpool(_read(y, layout), _read(indices, layout), _written(x), wrong, *layout.sizes, _block(layout), size, count)
+    max_unpool(
+        threads.count(), _read(y, layout), _read(indices, layout), _written(x), wrong, *layout.sizes, _block(layout),
+        size, count,
+    )  # fmt: skip
     if wrong[0]:
         raise IndexError(f"an index lies outside of its plane of {prod(g.input)} elements {g.input}")
     return x
@@ -95,7 +98,7 @@ def _avg_pool(x: Array, g: PoolGeometry, **options) -> Array:
 
     layout = _layout(x)
     y = _empty(layout, g.y_shape, x.dtype)
-    avg_pool(_read(x, layout), _written(y), _divisors(g, x.dtype, **options), *layout.sizes, *_walk(g))
+    avg_pool(threads.count(), _read(x, layout), _written(y), _divisors(g, x.dtype, **options), *layout.sizes, *_walk(g))
     return y
 
 
@@ -104,7 +107,7 @@ def _avg_unpool(y: Array, g: PoolGeometry, **options) -> Array:
 
     layout = _layout(y)
     x, divisors = _empty(layout, g.x_shape, y.dtype), _divisors(g, y.dtype, **options)
-    avg_unpool(_read(y, layout), _written(x), divisors, *layout.sizes, _block(layout), *_walk(g))
+    avg_unpool(threads.count(), _read(y, layout), _written(x), divisors, *layout.sizes, _block(layout), *_walk(g))
     return x
 
 

@@ -142,7 +142,32 @@ def limited(number: int | None) -> Iterator[None]:
 def _numba() -> Any:
     """Numba, if it has been imported (which takes half a second)."""
     numba = sys.modules.get("numba")
-    return numba if hasattr(numba, "get_num_threads") else None
+    if not hasattr(numba, "get_num_threads"):
+        return None
+    start_threads()
+    return numba
+
+
+@cache
+def start_threads() -> None:
+    """Start Numba's threads such that they soon sleep while they wait for work and for each other.
+
+    Those of GNU's OpenMP would spin for 14 ms, and take the cores from those that compute: from the other kinds of
+    threads, and on a machine that has other work from each other, where a step was seen to take ten times as long. They
+    spin for about as long as it takes to wake them, 0.1 ms. The runtime reads the variable when it is loaded, here; a
+    user who has set one of the two has decided.
+    """
+    import numba
+
+    _watch_forks()
+    undecided = "GOMP_SPINCOUNT" not in os.environ and "OMP_WAIT_POLICY" not in os.environ
+    if undecided:
+        os.environ["GOMP_SPINCOUNT"] = "2000"
+    try:
+        numba.get_num_threads()
+    finally:
+        if undecided:
+            del os.environ["GOMP_SPINCOUNT"]
 
 
 def count() -> int:
@@ -161,22 +186,17 @@ def worth(work: int, share: int) -> int:
 # ---- threads of compiled kernels
 @contextmanager
 def region(work: int, share: int) -> Iterator[None]:
-    """Compiled kernels run on one thread for each `share` of the work, as far as there are any.
-
-    The number is the user's, for this thread, and is put back. A region of one thread wakes no other.
+    """Inside the block `count()` is one thread for each `share` of the work, as far as there are any: what compiled
+    kernels are called with. One thread wakes no other.
     """
-    import numba
-
-    _watch_forks()
-    before = numba.get_num_threads()
-    numba.set_num_threads(worth(work, share))
+    start_threads()
+    before, _here.most = getattr(_here, "most", most()), worth(work, share)
     try:
         yield
     finally:
-        numba.set_num_threads(before)
+        _here.most = before
 
 
-@cache
 def _watch_forks() -> None:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_after_fork)

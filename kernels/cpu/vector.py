@@ -23,7 +23,7 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.extending import intrinsic
 
 INT, INT32, BIT = ir.IntType(64), ir.IntType(32), ir.IntType(1)
@@ -34,8 +34,10 @@ Body = Callable[[Any, list[Any]], list[Any]]
 
 
 def _register() -> tuple[int, int]:
-    """Bytes of a vector register of this processor, and how many it has."""
+    """Bytes of a vector register of this processor, and how many it has, as far as Numba may use them."""
     features = llvmlite.binding.get_host_cpu_features()
+    if (chosen := config.CPU_FEATURES) is not None:  # NUMBA_CPU_FEATURES="+avx2,+fma", for older processors
+        features = {word[1:]: word[0] == "+" for word in chosen.split(",") if word}
     if features.get("avx512f"):
         return 64, 32
     if features.get("avx"):
@@ -173,9 +175,21 @@ class _Code:
             merged.append(phi)
         return merged
 
+    def truth(self, value: Any) -> Any:
+        return self.b.icmp_signed("!=", value, self.whole(0))
+
+    def least(self, relu: Any) -> Any:
+        """A vector of zeros if `relu`, or else of minus infinity."""
+        nothing = ir.Constant(self.vector, [float("-inf")] * self.lanes)
+        return self.b.select(self.truth(relu), self.zero, nothing)
+
+    def at_least(self, least: Any, value: Any) -> Any:
+        """The larger of both, NaN if value is."""
+        return self.b.select(self.b.fcmp_ordered("<", value, least), least, value)
+
     def sums(self, addresses: Sequence[Any], masks: Sequence[Any], more: Any) -> list[Any]:
         """Where the sums begin: at what is stored, or at zero unless `more`."""
-        wanted = self.spread(self.b.icmp_signed("!=", more, self.whole(0)), self.bits)
+        wanted = self.spread(self.truth(more), self.bits)
         live = [self.b.and_(mask, wanted) for mask in masks]
         return [self.load_some(self.add(row, j * BYTES), live[j]) for row in addresses for j in range(self.vectors)]
 
@@ -219,43 +233,69 @@ def multiply(_: Any, like: Any, taps: Any, run: Any, table: Any, apart: Any, mov
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, taps, run, table, apart, moves, panels, out, shift, move, count, more = arguments
-        code = _Code(builder, _like(like))
-
-        def product() -> None:
-            masks = code.masks(count)
-            addresses = [code.add(code.load(code.add(out, 8 * i), INT), shift) for i in range(ROWS)]
-            most = builder.and_(run, code.whole(-UNROLL))
-
-            def tap(t: Any, sums: list[Any]) -> list[Any]:
-                at = code.add(table, builder.mul(builder.mul(t, apart), code.whole(8)))
-                pair = code.add(moves, builder.mul(t, code.whole(16)))
-                by = code.add(code.load(pair, INT), move)
-                rows = [code.add(code.load(code.add(at, 8 * i), INT), by) for i in range(ROWS)]
-                panel = code.add(panels, code.load(code.add(pair, 8), INT))
-
-                def terms(first: Any, number: int) -> Body:
-                    def body(e: Any, sums: list[Any]) -> list[Any]:
-                        e = builder.add(e, first)
-                        b, a = builder.mul(e, code.whole(PANEL)), builder.mul(e, code.whole(code.size))
-                        for u in range(number):
-                            place = code.add(code.add(panel, b), u * PANEL)
-                            vectors = [code.load(code.add(place, j * BYTES), code.vector) for j in range(code.vectors)]
-                            sums = code.step(sums, [code.add(code.add(row, a), u * code.size) for row in rows], vectors)
-                        return sums
-
-                    return body
-
-                sums = code.loop(most, UNROLL, sums, terms(code.whole(0), UNROLL))
-                return code.loop(builder.sub(run, most), 1, sums, terms(most, 1))
-
-            sums = code.loop(taps, 1, code.sums(addresses, masks, more), tap)
-            code.put(sums, addresses, masks)
-
-        code.by_width(count, product)
+        code, nothing = _Code(builder, _like(like)), ir.Constant(INT, 0)
+        _product(code, *[*arguments[1:], nothing, nothing])
         return context.get_dummy_value()
 
     return types.void(like, *(types.int64,) * 11), generate
+
+
+@intrinsic
+def multiply_relu(_: Any, like: Any, taps: Any, run: Any, table: Any, apart: Any, moves: Any, panels: Any, out: Any,
+                  shift: Any, move: Any, count: Any, more: Any, bias: Any, relu: Any) -> Any:  # fmt: skip
+    """`multiply`, whose sums begin, unless `more`, at the numbers bias[:count], if that address is not 0; and if
+    `relu`, those below 0 become 0 at the end."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _product(_Code(builder, _like(like)), *arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(like, *(types.int64,) * 13), generate
+
+
+def _product(
+    code: _Code, taps: Any, run: Any, table: Any, apart: Any, moves: Any, panels: Any, out: Any, shift: Any, move: Any,
+    count: Any, more: Any, bias: Any, relu: Any,
+) -> None:  # fmt: skip
+    builder = code.b
+
+    def product() -> None:
+        masks = code.masks(count)
+        addresses = [code.add(code.load(code.add(out, 8 * i), INT), shift) for i in range(ROWS)]
+        most = builder.and_(run, code.whole(-UNROLL))
+
+        def tap(t: Any, sums: list[Any]) -> list[Any]:
+            at = code.add(table, builder.mul(builder.mul(t, apart), code.whole(8)))
+            pair = code.add(moves, builder.mul(t, code.whole(16)))
+            by = code.add(code.load(pair, INT), move)
+            rows = [code.add(code.load(code.add(at, 8 * i), INT), by) for i in range(ROWS)]
+            panel = code.add(panels, code.load(code.add(pair, 8), INT))
+
+            def terms(first: Any, number: int) -> Body:
+                def body(e: Any, sums: list[Any]) -> list[Any]:
+                    e = builder.add(e, first)
+                    b, a = builder.mul(e, code.whole(PANEL)), builder.mul(e, code.whole(code.size))
+                    for u in range(number):
+                        place = code.add(code.add(panel, b), u * PANEL)
+                        vectors = [code.load(code.add(place, j * BYTES), code.vector) for j in range(code.vectors)]
+                        sums = code.step(sums, [code.add(code.add(row, a), u * code.size) for row in rows], vectors)
+                    return sums
+
+                return body
+
+            sums = code.loop(most, UNROLL, sums, terms(code.whole(0), UNROLL))
+            return code.loop(builder.sub(run, most), 1, sums, terms(most, 1))
+
+        # the bias is read where results would be added to, the same row for all. What is masked must be valid memory,
+        # too: at address 0 a load of nothing takes hundreds of cycles
+        other = builder.and_(builder.not_(code.truth(more)), code.truth(bias))
+        begin = [builder.select(other, bias, address) for address in addresses]
+        wanted = builder.or_(more, bias)
+        sums = code.loop(taps, 1, code.sums(begin, masks, wanted), tap)
+        least = code.least(relu)
+        code.put([code.at_least(least, value) for value in sums], addresses, masks)
+
+    code.by_width(count, product)
 
 
 @intrinsic
@@ -294,15 +334,15 @@ def outer(_: Any, like: Any, rows: Any, positions: Any, table: Any, move: Any, p
 
 @intrinsic
 def weighted(_: Any, like: Any, taps: Any, table: Any, move: Any, weight: Any, pitch: Any, target: Any,
-             count: Any) -> Any:  # fmt: skip
+             count: Any, bias: Any, relu: Any) -> Any:  # fmt: skip
     """Up to four vectors of channels, each by itself: target[:count] = the sum over taps t of a(t)[:count] *
     b(t)[:count].
 
-    a(t) is at address table[t] + move, b(t) at weight + t * pitch.
+    a(t) is at address table[t] + move, b(t) at weight + t * pitch. bias and relu as of `multiply_relu`.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, taps, table, move, weight, pitch, target, count = arguments
+        _, taps, table, move, weight, pitch, target, count, bias, relu = arguments
         code = _Code(builder, _like(like))
         code.vectors = WIDE
         masks = code.masks(count)
@@ -313,11 +353,13 @@ def weighted(_: Any, like: Any, taps: Any, table: Any, move: Any, weight: Any, p
             pairs = [[code.load_some(code.add(x, j * BYTES), masks[j]) for x in (a, at)] for j in range(WIDE)]
             return [code.add(at, pitch), *(code.multiply_add(x, y, s) for (x, y), s in zip(pairs, sums, strict=True))]
 
-        _, *sums = code.loop(taps, 1, [weight, *[code.zero] * WIDE], body)
-        code.put(sums, [target], masks)
+        begin = code.sums([builder.select(code.truth(bias), bias, target)], masks, bias)
+        _, *sums = code.loop(taps, 1, [weight, *begin], body)
+        least = code.least(relu)
+        code.put([code.at_least(least, value) for value in sums], [target], masks)
         return context.get_dummy_value()
 
-    return types.void(like, *(types.int64,) * 7), generate
+    return types.void(like, *(types.int64,) * 9), generate
 
 
 @intrinsic
@@ -409,24 +451,25 @@ def transpose(_: Any, like: Any, source: Any, pitch: Any, rows: Any, columns: An
 
 
 def transforms(matrices: Sequence[Any]) -> Any:
-    """An intrinsic f(like, which, number, source, forth, apart, target, on, gap) for linear maps of vectors.
+    """An intrinsic f(like, which, number, source, forth, apart, target, on, gap, bias, relu): linear maps of vectors.
 
     `number` times: vector i, at address target + i * gap, becomes the sum over j of matrices[which][i, j] times the
     vector at source + j * apart; then source moves forth and target on. All vectors of one time are read before one is
-    written.
+    written. If the address bias is not 0, the vector there is added to each result, and then, if `relu`, what is below
+    0 becomes 0.
     """
     matrices = [np.asarray(matrix, np.float64) for matrix in matrices]
     number_of_set = next(_sets)
 
     @intrinsic
     def apply(_: Any, like: Any, which: Any, number: Any, source: Any, forth: Any, apart: Any, target: Any, on: Any,
-              gap: Any) -> Any:  # fmt: skip
+              gap: Any, bias: Any, relu: Any) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             # one function for all calls: written out at each of them, compiling would take three times as long
             name = f"minidl.transforms.{number_of_set}.{like.bitwidth}"
             function = builder.module.globals.get(name)
             if function is None:
-                kind = ir.FunctionType(ir.VoidType(), [INT] * 8)
+                kind = ir.FunctionType(ir.VoidType(), [INT] * 10)
                 function = ir.Function(builder.module, kind, name)
                 function.linkage = "internal"
                 function.attributes.add("noinline")
@@ -437,7 +480,9 @@ def transforms(matrices: Sequence[Any]) -> Any:
             return context.get_dummy_value()
 
         def write(code: _Code, arguments: Any) -> None:
-            which, number, source, forth, apart, target, on, gap = arguments
+            which, number, source, forth, apart, target, on, gap, bias, relu = arguments
+            least, b = code.least(relu), code.b
+            finishing = b.zext(code.truth(bias), INT)
 
             def combine(matrix: Any) -> None:
                 used = [j for j in range(matrix.shape[1]) if matrix[:, j].any()]
@@ -445,15 +490,22 @@ def transforms(matrices: Sequence[Any]) -> Any:
                 def once(_: Any, at: list[Any]) -> list[Any]:
                     places = {j: code.add(at[0], code.b.mul(apart, code.whole(j))) for j in used}
                     read = {j: code.load(place, code.vector) for j, place in places.items()}
-                    for i, result in enumerate(_combinations(code, matrix, read)):
-                        code.store(result, code.add(at[1], code.b.mul(gap, code.whole(i))))
+                    results = _combinations(code, matrix, read)
+
+                    def store(finish: bool) -> None:
+                        begin = code.load(bias, code.vector) if finish else None
+                        for i, result in enumerate(results):
+                            value = code.at_least(least, b.fadd(result, begin)) if finish else result
+                            code.store(value, code.add(at[1], b.mul(gap, code.whole(i))))
+
+                    code.switch(finishing, {0: partial(store, False), 1: partial(store, True)})
                     return [code.add(at[0], forth), code.add(at[1], on)]
 
                 code.loop(number, 1, [source, target], once)
 
             code.switch(which, {case: partial(combine, matrix) for case, matrix in enumerate(matrices)})
 
-        return types.void(like, *(types.int64,) * 8), generate
+        return types.void(like, *(types.int64,) * 10), generate
 
     return apply
 

@@ -8,10 +8,9 @@ All tuples hold one number for each spatial axis; `before` is the padding in fro
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from .compile import jit
-from .loops import meeting
+from .compile import jit, threaded
+from .loops import meeting, portion
 
 
 @jit(inline=True)
@@ -31,9 +30,10 @@ def _take_larger(x, a, gap, y, indices, b, place, move, number):
         indices[np.uint64(b + e)] = place + np.int32(e) * move if better else index
 
 
-@jit(parallel=True)
-def max_pool(x, y, indices, outer, inner, size, count, kernel, step, spacing, before):
-    for row in prange(outer * count[0] * count[1]):
+@threaded
+def max_pool(thread, threads, x, y, indices, outer, inner, size, count, kernel, step, spacing, before):
+    begin, end = portion(thread, threads, outer * count[0] * count[1])
+    for row in range(begin, end):
         over_h = row // count[1]
         n = over_h // count[0]
         od, oh = over_h - n * count[0], row - over_h * count[1]
@@ -78,12 +78,13 @@ def _clear(x, n, c, wide, places, inner):
                 x[np.uint64((n * places + place) * inner + c + e)] = 0
 
 
-@jit(parallel=True)
-def max_unpool(y, indices, x, wrong, outer, inner, block, size, count):
+@threaded
+def max_unpool(thread, threads, y, indices, x, wrong, outer, inner, block, size, count):
     """wrong[0] becomes 1 if an index lies outside of its plane; such elements are left out."""
     blocks = (inner + block - 1) // block
     places, positions = size[0] * size[1] * size[2], count[0] * count[1] * count[2]
-    for task in prange(outer * blocks):
+    begin, end = portion(thread, threads, outer * blocks)
+    for task in range(begin, end):
         n, c = task // blocks, task % blocks * block
         wide = min(block, inner - c)
         _clear(x, n, c, wide, places, inner)
@@ -117,10 +118,11 @@ def _add_quotients(source, a, divisor, at, move, out, b, gap, number):
         out[np.uint64(b + e * gap)] += source[np.uint64(a + e)] / divisor[np.uint64(at + e * move)]
 
 
-@jit(parallel=True)
-def avg_pool(x, y, divisor, outer, inner, size, count, kernel, step, spacing, before):
+@threaded
+def avg_pool(thread, threads, x, y, divisor, outer, inner, size, count, kernel, step, spacing, before):
     """divisor: (OD, OH, OW), what each window's sum is divided by."""
-    for row in prange(outer * count[0] * count[1]):
+    begin, end = portion(thread, threads, outer * count[0] * count[1])
+    for row in range(begin, end):
         over_h = row // count[1]
         n = over_h // count[0]
         od, oh = over_h - n * count[0], row - over_h * count[1]
@@ -152,12 +154,13 @@ def avg_pool(x, y, divisor, outer, inner, size, count, kernel, step, spacing, be
                 y[np.uint64(out + ow * inner + e)] /= divisor[np.uint64(first + ow)]
 
 
-@jit(parallel=True)
-def avg_unpool(y, x, divisor, outer, inner, block, size, count, kernel, step, spacing, before):
+@threaded
+def avg_unpool(thread, threads, y, x, divisor, outer, inner, block, size, count, kernel, step, spacing, before):
     """Each task owns some channels of one sample, or a plane, and adds up its windows in order."""
     blocks = (inner + block - 1) // block
     places = size[0] * size[1] * size[2]
-    for task in prange(outer * blocks):
+    begin, end = portion(thread, threads, outer * blocks)
+    for task in range(begin, end):
         n, c = task // blocks, task % blocks * block
         wide = min(block, inner - c)
         _clear(x, n, c, wide, places, inner)

@@ -27,10 +27,12 @@ import numpy as np
 
 from ..geometry import ConvGeometry, Ints
 from . import threads
-from .layout import channels_last, empty, flat, frozen
+from .finish import NOTHING, Finish
+from .layout import add_up, channels_last, empty, flat, frozen
 from .points import FORMS
 from .vector import BYTES, PANEL, ROWS, outer_rows
 from .walks import backward, forward
+from .weights import packed
 from .winograd_loops import accumulate, accumulate_apart, convolve, expand, transform_sums, transform_weight
 
 Array = np.ndarray
@@ -39,7 +41,7 @@ CACHE = 2**20  # bytes of points that a thread works on at a time, to stay in it
 STEADY = 96  # rows for each point from which on it does not matter that weights come from a slower cache
 SUMS = 2**20  # bytes of points for each thread while the weight's gradient is summed up
 TOGETHER = 2**23  # likewise if all threads share them, and wait for each other between the steps
-PARTIAL_SUMS = 2**26  # bytes that the threads' own sums may take together
+PARTIAL_SUMS = 2**25  # bytes that the threads' own sums may take together; more do not stay in the caches
 LONG = 192  # rows for each point that are worth reading and writing the sums once
 
 
@@ -115,19 +117,19 @@ def input_sides(g: ConvGeometry, tile: int) -> Iterator[tuple[Sides, Weight]]:
         yield Sides(size, out_size, positions, start, first[1:], every, depth, spacing, 1, height, tile), weight
 
 
-def conv(x: Array, w: Array, g: ConvGeometry, tile: int) -> Array:
+def conv(x: Array, w: Array, g: ConvGeometry, tile: int, end: Finish = NOTHING) -> Array:
     y = empty((g.batch, *g.output, g.out_channels), x.dtype)
     sides, weight = forward_sides(g, tile)
-    _convolve(channels_last(x), w, y, g.batch, g.in_channels, g.out_channels, sides, weight)
+    _convolve(channels_last(x), w, y, g.batch, g.in_channels, g.out_channels, sides, weight, end)
     return np.moveaxis(y, -1, 1)
 
 
-def conv_input(y: Array, w: Array, g: ConvGeometry, tile: int) -> Array:
+def conv_input(y: Array, w: Array, g: ConvGeometry, tile: int, end: Finish = NOTHING) -> Array:
     x = empty((g.batch, *g.input, g.in_channels), y.dtype)
     source = channels_last(y)
     for sides, weight in input_sides(g, tile):
         if all(sides.outputs):
-            _convolve(source, w, x, g.batch, g.out_channels, g.in_channels, sides, weight)
+            _convolve(source, w, x, g.batch, g.out_channels, g.in_channels, sides, weight, end)
     return np.moveaxis(x, -1, 1)
 
 
@@ -150,25 +152,35 @@ def _moves(s: Sides, channels: int, itemsize: int, panel: int) -> Array:
 
 
 def _convolve(
-    source: Array, w: Array, out: Array, batch: int, channels: int, deep: int, s: Sides, weight: Weight
+    source: Array, w: Array, out: Array, batch: int, channels: int, deep: int, s: Sides, weight: Weight, end: Finish
 ) -> None:
-    itemsize, workers, points, area = out.itemsize, threads.count(), s.reach**2, w.shape[-1] ** 2
-    terms, parts = weight.starts.size, -(-deep * itemsize // PANEL)
-    panels = empty(points * spaced(parts * terms * channels * PANEL) // itemsize, out.dtype)
-    scratch = empty(workers * (area + s.kernel * s.reach) * BYTES, np.uint8)
-    transform_weight(
-        frozen(flat(w)), panels, scratch, weight.planes, weight.starts, workers, channels, deep, weight.channel,
-        weight.column, weight.taps, area, s.kernel, s.reach, s.form,
-    )  # fmt: skip
+    itemsize, workers = out.itemsize, threads.count()
+    panels = _panels(w, channels, deep, s, weight)
     block = block_columns(batch, channels, deep, itemsize, s, workers)
     space = empty(workers * block_bytes(block, channels, deep, itemsize, s), np.uint8)
     table = np.empty(workers * 2 * -(-block * s.out_size[0] // ROWS) * ROWS, np.int64)
     moves = _moves(s, channels, itemsize, channels * PANEL)
     convolve(
-        frozen(source), frozen(panels), out.reshape(-1), space, table, moves, workers, block, batch, channels, deep,
+        workers, frozen(source), frozen(panels), out.reshape(-1), space, table, moves, block, batch, channels, deep,
         s.size, s.out_size, s.planes, s.entries, s.outputs, s.tile, s.offset, s.first, s.every, s.stride, s.reach,
-        s.form, s.form,
+        s.form, s.form, *end.arguments(deep, out.dtype),
     )  # fmt: skip
+
+
+def _panels(w: Array, channels: int, deep: int, s: Sides, weight: Weight) -> Array:
+    def make() -> Array:
+        workers, terms, area = threads.count(), weight.starts.size, w.shape[-1] ** 2
+        parts = -(-deep * w.itemsize // PANEL)
+        panels = empty(s.reach**2 * spaced(parts * terms * channels * PANEL) // w.itemsize, w.dtype)
+        scratch = empty(workers * (area + s.kernel * s.reach) * BYTES, np.uint8)
+        transform_weight(
+            workers, frozen(flat(w)), panels, scratch, weight.planes, weight.starts, channels, deep, weight.channel,
+            weight.column, weight.taps, area, s.kernel, s.reach, s.form,
+        )  # fmt: skip
+        return panels
+
+    form = (weight.planes.tobytes(), weight.starts.tobytes(), weight.channel, weight.column, weight.taps, s.form)
+    return packed(w, make, "winograd", channels, deep, *form)
 
 
 def block_bytes(columns: int, channels: int, deep: int, itemsize: int, s: Sides) -> int:
@@ -198,7 +210,7 @@ def conv_weight(x: Array, y: Array, g: ConvGeometry, tile: int) -> Array:
     w = np.empty(g.w_shape, sums.dtype)
     scratch = empty(workers * (area + s.kernel * s.reach) * BYTES, np.uint8)
     transform_sums(
-        frozen(sums), w.reshape(-1), scratch, weight.planes, weight.starts, workers, g.in_channels, g.out_channels,
+        workers, frozen(sums), w.reshape(-1), scratch, weight.planes, weight.starts, g.in_channels, g.out_channels,
         weight.channel, weight.column, weight.taps, area, s.kernel, s.reach, s.form,
     )  # fmt: skip
     return w
@@ -213,10 +225,12 @@ def _sums_apart(x: Array, y: Array, g: ConvGeometry, s: Sides, weight: Weight, s
     space = empty(workers * (block_bytes(block, channels, deep, itemsize, s) + PANEL), np.uint8)
     table = np.empty(workers * (block * s.out_size[0] + rows), np.int64)
     accumulate_apart(
-        frozen(x), frozen(y), sums, space, table, _moves(s, channels, itemsize, 0), workers, rows, block, g.batch,
+        workers, frozen(x), frozen(y), sums, space, table, _moves(s, channels, itemsize, 0), rows, block, g.batch,
         channels, deep, s.size, s.out_size, s.planes, s.entries, s.tile, s.offset, s.stride, s.reach,
         s.form, len(FORMS) + s.form,
     )  # fmt: skip
+    if workers > 1:
+        add_up(workers, sums, workers, size // itemsize)
     return sums[: size // itemsize]
 
 
@@ -233,14 +247,16 @@ def _sums_together(x: Array, y: Array, g: ConvGeometry, s: Sides, weight: Weight
     table = np.empty(block * depth + workers * rows, np.int64)
     spare = np.empty(workers * PANEL, np.uint8)
     moves = _moves(s, channels, itemsize, 0)
+    column, entry = np.divmod(np.arange(block * depth), depth)
+    table[: block * depth] = left.ctypes.data + (column * s.entries + entry) * s.stride**2 * _filled(channels, itemsize)
     x, y = frozen(x), frozen(y)
     for low in range(0, number, block):
         high = min(low + block, number)
-        expand(x, left, workers, scratch, low, high, channels, s.size, s.planes, s.entries, s.tile, s.offset, s.stride,
+        expand(workers, x, left, scratch, low, high, channels, s.size, s.planes, s.entries, s.tile, s.offset, s.stride,
                s.reach, s.reach, s.form)  # fmt: skip
-        expand(y, right, workers, scratch, low, high, deep, s.out_size, s.planes, depth, s.tile, (0, 0, 0), 1, s.tile,
+        expand(workers, y, right, scratch, low, high, deep, s.out_size, s.planes, depth, s.tile, (0, 0, 0), 1, s.tile,
                s.reach, len(FORMS) + s.form)  # fmt: skip
-        accumulate(left, right, sums, spare, table, moves, workers, rows, high - low, s.entries, depth, channels,
+        accumulate(workers, left, right, sums, spare, table, moves, rows, high - low, s.entries, depth, channels,
                    s.stride, deep, s.reach, int(low > 0))  # fmt: skip
     return sums
 

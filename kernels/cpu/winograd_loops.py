@@ -14,9 +14,7 @@ one of the lists of points.py, reach the width of a tile as points. Addresses, a
 
 from __future__ import annotations
 
-from numba import prange
-
-from .compile import jit
+from .compile import jit, threaded
 from .direct_loops import following, place
 from .points import INTO, OF_SUMS, OF_WEIGHT, OUT_OF
 from .vector import BYTES, PANEL, ROWS, move, move_some, multiply, outer, transforms, transpose, width_of
@@ -77,15 +75,15 @@ def _into(like, ground, channels, size, begin, end, planes, entries, tile, offse
                             move(like, a + j * by_h + k * by_w, number if met and 0 <= w + k < size[2] else 0, spot)
                             spot += BYTES
                     a, line, pixel = scratch, patch * BYTES, BYTES
-                _into_points(like, which, patch, a, line, pixel, second, across, BYTES)
-                _into_points(like, which, reach, second, BYTES, across, to, apart, reach * apart)
+                _into_points(like, which, patch, a, line, pixel, second, across, BYTES, 0, 0)
+                _into_points(like, which, reach, second, BYTES, across, to, apart, reach * apart, 0, 0)
                 to += BYTES
         n, th, tw, entry = following(n, th, tw, entry, count)
 
 
 @jit(inline=True)
 def _out_of(like, points, apart, ground, channels, size, begin, end, planes, count, tile, first, every, reach, which,
-            scratch):  # fmt: skip
+            scratch, bias, relu):  # fmt: skip
     """Columns begin..end of the result, at address ground, from points: tiles side by side.
 
     There are `count` outputs, which go to first + place * every in height and width.
@@ -108,11 +106,12 @@ def _out_of(like, points, apart, ground, channels, size, begin, end, planes, cou
         corner = ground + n * size[0] * by_d + d * by_d + h * by_h + w * by_w
         for vector in range(0, by_w, BYTES):
             number = min(BYTES, by_w - vector) // width
-            _out_of_points(like, which, reach, a, apart, reach * apart, second, BYTES, across)
+            begins = bias + vector if bias else 0
+            _out_of_points(like, which, reach, a, apart, reach * apart, second, BYTES, across, 0, 0)
             if pixels == tile and number * width == BYTES:
-                _out_of_points(like, which, rows, second, across, BYTES, corner + vector, line, pixel)
+                _out_of_points(like, which, rows, second, across, BYTES, corner + vector, line, pixel, begins, relu)
             else:
-                _out_of_points(like, which, rows, second, across, BYTES, scratch, tile * BYTES, BYTES)
+                _out_of_points(like, which, rows, second, across, BYTES, scratch, tile * BYTES, BYTES, begins, relu)
                 for j in range(rows):
                     for k in range(pixels):
                         spot = scratch + (j * tile + k) * BYTES
@@ -121,16 +120,17 @@ def _out_of(like, points, apart, ground, channels, size, begin, end, planes, cou
         n, th, tw, d = following(n, th, tw, d, tiles)
 
 
-@jit(parallel=True)
-def convolve(source, panels, out, space, table, moves, threads, block, batch, channels, deep, size, out_size, planes,
-             entries, outputs, tile, offset, first, every, stride, reach, into, out_of):  # fmt: skip
+@threaded
+def convolve(thread, threads, source, panels, out, space, table, moves, block, batch, channels, deep, size, out_size,
+             planes, entries, outputs, tile, offset, first, every, stride, reach, into, out_of, bias,
+             relu):  # fmt: skip
     """out (batch, *out_size, deep) from source (batch, *size, channels) and panels from `transform_weight`.
 
     There are `outputs` of them, which go to first + place * every in height and width.
 
     moves: for each term the bytes from the points of an output to those that the term reads, and from the first panel.
     space: bytes; for each thread the points of `block` columns, in and out, and 2 * reach**2 vectors of scratch. table:
-    for each thread 2 * block * out_size[0] int64, rounded up to ROWS.
+    for each thread 2 * block * out_size[0] int64, rounded up to ROWS. bias, relu: of `Finish.arguments`.
     """
     like = source[0]
     width, terms, points = width_of(like), moves.size // 2, reach * reach
@@ -143,38 +143,38 @@ def convolve(source, panels, out, space, table, moves, threads, block, batch, ch
     panel = terms * channels * PANEL
     ground, target, weights = source.ctypes.data, out.ctypes.data, panels.ctypes.data
     common, memory, addresses = moves.ctypes.data, space.ctypes.data, table.ctypes.data
-    for thread in prange(threads):
-        left = memory + thread * each
-        right = left + left_half
-        scratch = right + right_half
-        rows = thread * 2 * tall
-        at = addresses + 8 * rows
-        for task in range(thread * blocks // threads, (thread + 1) * blocks // threads):
-            begin, end = task * block, min(task * block + block, number)
-            count = (end - begin) * out_size[0]
-            for row in range((count + ROWS - 1) // ROWS * ROWS):
-                entry = min(row, count - 1)
-                column, d = entry // out_size[0], entry % out_size[0]
-                table[rows + row] = left + (column * entries + d) * wide
-                table[rows + tall + row] = right + entry * broad
-            apart, gap = spaced((end - begin) * entries * wide), spaced(count * broad)
-            _into(like, ground, channels, size, begin, end, planes, entries, tile, offset, stride, reach, reach,
-                  into, left, apart, scratch)  # fmt: skip
-            for point in range(points):
-                for part in range(parts):
-                    here = weights + point * spaced(parts * panel) + part * panel
-                    for row in range(0, count, ROWS):
-                        multiply(
-                            like, terms, channels, at + 8 * row, 0, common, here, at + 8 * (tall + row),
-                            point * gap + part * PANEL, point * apart, (min(PANEL, broad - part * PANEL)) // width, 0,
-                        )  # fmt: skip
-            _out_of(like, right, gap, target, deep, out_size, begin, end, planes, outputs, tile, first, every, reach,
-                    out_of, scratch)  # fmt: skip
+    begins = bias.ctypes.data if bias.size else 0
+    left = memory + thread * each
+    right = left + left_half
+    scratch = right + right_half
+    rows = thread * 2 * tall
+    at = addresses + 8 * rows
+    for task in range(thread * blocks // threads, (thread + 1) * blocks // threads):
+        begin, end = task * block, min(task * block + block, number)
+        count = (end - begin) * out_size[0]
+        for row in range((count + ROWS - 1) // ROWS * ROWS):
+            entry = min(row, count - 1)
+            column, d = entry // out_size[0], entry % out_size[0]
+            table[rows + row] = left + (column * entries + d) * wide
+            table[rows + tall + row] = right + entry * broad
+        apart, gap = spaced((end - begin) * entries * wide), spaced(count * broad)
+        _into(like, ground, channels, size, begin, end, planes, entries, tile, offset, stride, reach, reach,
+              into, left, apart, scratch)  # fmt: skip
+        for point in range(points):
+            for part in range(parts):
+                here = weights + point * spaced(parts * panel) + part * panel
+                for row in range(0, count, ROWS):
+                    multiply(
+                        like, terms, channels, at + 8 * row, 0, common, here, at + 8 * (tall + row),
+                        point * gap + part * PANEL, point * apart, (min(PANEL, broad - part * PANEL)) // width, 0,
+                    )  # fmt: skip
+        _out_of(like, right, gap, target, deep, out_size, begin, end, planes, outputs, tile, first, every, reach,
+                out_of, scratch, begins, relu)  # fmt: skip
 
 
-@jit(parallel=True)
-def transform_weight(weight, panels, space, planes, starts, threads, channels, deep, channel_gap, column_gap, tap_gaps,
-                     area, kernel, reach, which):  # fmt: skip
+@threaded
+def transform_weight(thread, threads, weight, panels, space, planes, starts, channels, deep, channel_gap, column_gap,
+                     tap_gaps, area, kernel, reach, which):  # fmt: skip
     """panels (points, parts, terms, channels, panel): weight[planes[term] + channel * channel_gap + column * column_gap
     + starts[term] + (j, k) . tap_gaps], for j, k < kernel, as points. The last two summands stay below `area`.
 
@@ -186,34 +186,32 @@ def transform_weight(weight, panels, space, planes, starts, threads, channels, d
     parts, across = (deep + wide - 1) // wide, reach * BYTES
     tasks, apart = parts * terms * channels, spaced(parts * terms * channels * PANEL)
     ground, target, memory = weight.ctypes.data, panels.ctypes.data, space.ctypes.data
-    for thread in prange(threads):
-        first = memory + thread * (area + kernel * reach) * BYTES
-        second = first + area * BYTES
-        for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
-            channel, term, part = task % channels, task // channels % terms, task // channels // terms
-            a, line, pixel = first + starts[term] * BYTES, tap_gaps[0] * BYTES, tap_gaps[1] * BYTES
-            for k0 in range(part * wide, part * wide + wide, lanes):
-                at = ground + (planes[term] + channel * channel_gap + k0 * column_gap) * width
-                for tap in range(0, area, lanes):
-                    transpose(like, at + tap * width, column_gap * width, deep - k0, min(lanes, area - tap),
-                              first + tap * BYTES, BYTES, lanes)  # fmt: skip
-                _weight_points(like, which, kernel, a, line, pixel, second, across, BYTES)
-                to = target + task * PANEL + (k0 - part * wide) * width
-                _weight_points(like, which, reach, second, BYTES, across, to, apart, reach * apart)
+    first = memory + thread * (area + kernel * reach) * BYTES
+    second = first + area * BYTES
+    for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
+        channel, term, part = task % channels, task // channels % terms, task // channels // terms
+        a, line, pixel = first + starts[term] * BYTES, tap_gaps[0] * BYTES, tap_gaps[1] * BYTES
+        for k0 in range(part * wide, part * wide + wide, lanes):
+            at = ground + (planes[term] + channel * channel_gap + k0 * column_gap) * width
+            for tap in range(0, area, lanes):
+                transpose(like, at + tap * width, column_gap * width, deep - k0, min(lanes, area - tap),
+                          first + tap * BYTES, BYTES, lanes)  # fmt: skip
+            _weight_points(like, which, kernel, a, line, pixel, second, across, BYTES, 0, 0)
+            to = target + task * PANEL + (k0 - part * wide) * width
+            _weight_points(like, which, reach, second, BYTES, across, to, apart, reach * apart, 0, 0)
 
 
-@jit(parallel=True)
-def expand(source, space, threads, scratch, low, high, channels, size, planes, entries, tile, offset, stride, patch,
-           reach, which):  # fmt: skip
+@threaded
+def expand(thread, threads, source, space, scratch, low, high, channels, size, planes, entries, tile, offset, stride,
+           patch, reach, which):  # fmt: skip
     """space: columns low..high of the source as points. scratch: for each thread patch * (patch + reach) vectors."""
     like = source[0]
     row = entries * stride * stride * filled(channels, width_of(like))
     apart = spaced((high - low) * row)
     ground, points, memory = source.ctypes.data, space.ctypes.data, scratch.ctypes.data
-    for thread in prange(threads):
-        begin, end = low + thread * (high - low) // threads, low + (thread + 1) * (high - low) // threads
-        _into(like, ground, channels, size, begin, end, planes, entries, tile, offset, stride, patch, reach, which,
-              points + (begin - low) * row, apart, memory + thread * patch * (patch + reach) * BYTES)  # fmt: skip
+    begin, end = low + thread * (high - low) // threads, low + (thread + 1) * (high - low) // threads
+    _into(like, ground, channels, size, begin, end, planes, entries, tile, offset, stride, patch, reach, which,
+          points + (begin - low) * row, apart, memory + thread * patch * (patch + reach) * BYTES)  # fmt: skip
 
 
 @jit(inline=True)
@@ -238,13 +236,14 @@ def _accumulate(like, left, right, apart, gap, sums, table, addresses, lines, co
             )  # fmt: skip
 
 
-@jit(parallel=True)
-def accumulate(left, right, sums, spare, table, moves, threads, rows, columns, entries, depth, channels, stride, deep,
-               reach, more):  # fmt: skip
+@threaded
+def accumulate(thread, threads, left, right, sums, spare, table, moves, rows, columns, entries, depth, channels, stride,
+               deep, reach, more):  # fmt: skip
     """sums (points, terms, channels, filled deep) = or, if `more`, += for each point and term the products of channels
     in left (the source as points) and right (the slope as points), summed over `columns` with `depth` outputs each.
 
-    rows: of `outer`, at most channels. table: columns * depth + threads * rows int64; spare: for each thread a panel.
+    rows: of `outer`, at most channels. table: for each output where in left its entry begins, then `rows` int64 for
+    each thread; spare: for each thread a panel.
     """
     like = sums[0]
     width, terms = width_of(like), moves.size // 2
@@ -253,21 +252,18 @@ def accumulate(left, right, sums, spare, table, moves, threads, rows, columns, e
     units = reach * reach * terms * ((channels + rows - 1) // rows)
     ground, slope, total = left.ctypes.data, right.ctypes.data, sums.ctypes.data
     addresses, unused = table.ctypes.data, spare.ctypes.data
-    for row in range(count):
-        table[row] = ground + (row // depth * entries + row % depth) * wide
-    for thread in prange(threads):
-        begin, end = thread * units // threads, (thread + 1) * units // threads
-        _accumulate(
-            like, ground, slope, apart, gap, total, table, addresses, 0, count, begin, end, count + thread * rows,
-            unused + thread * PANEL, moves, rows, channels, broad, terms, more,
-        )  # fmt: skip
+    begin, end = thread * units // threads, (thread + 1) * units // threads
+    _accumulate(
+        like, ground, slope, apart, gap, total, table, addresses, 0, count, begin, end, count + thread * rows,
+        unused + thread * PANEL, moves, rows, channels, broad, terms, more,
+    )  # fmt: skip
 
 
-@jit(parallel=True)
-def accumulate_apart(source, slope, sums, space, table, moves, threads, rows, block, batch, channels, deep, size,
-                     out_size, planes, entries, tile, offset, stride, reach, into, sloping):  # fmt: skip
-    """sums[0] as of `accumulate`, from the arrays: each thread transforms and sums up a part of the columns, in sums of
-    its own, which are added at the end, in order.
+@threaded
+def accumulate_apart(thread, threads, source, slope, sums, space, table, moves, rows, block, batch, channels, deep,
+                     size, out_size, planes, entries, tile, offset, stride, reach, into, sloping):  # fmt: skip
+    """sums (threads, ...), each as of `accumulate`, from the arrays: each thread transforms and sums up a part of the
+    columns, in sums of its own.
 
     space: for each thread the points of `block` columns, of source and slope, scratch (2 * reach**2 vectors) and a
     panel. table: for each thread block * out_size[0] + rows int64.
@@ -282,41 +278,32 @@ def accumulate_apart(source, slope, sums, space, table, moves, threads, rows, bl
     units = points * terms * ((channels + rows - 1) // rows)
     ground, other, total = source.ctypes.data, slope.ctypes.data, sums.ctypes.data
     addresses, memory = table.ctypes.data, space.ctypes.data
-    for thread in prange(threads):
-        left = memory + thread * each
-        right = left + left_half
-        scratch = right + right_half
-        lines = thread * (block * depth + rows)
-        low, high = thread * number // threads, (thread + 1) * number // threads
-        for begin in range(low, high, block):
-            end = min(begin + block, high)
-            count = (end - begin) * depth
-            apart, gap = spaced((end - begin) * entries * wide), spaced(count * broad)
-            for row in range(count):
-                table[lines + row] = left + (row // depth * entries + row % depth) * wide
-            _into(like, ground, channels, size, begin, end, planes, entries, tile, offset, stride, reach, reach, into,
-                  left, apart, scratch)  # fmt: skip
-            _into(like, other, deep, out_size, begin, end, planes, depth, tile, (0, 0, 0), 1, tile, reach, sloping,
-                  right, gap, scratch)  # fmt: skip
-            _accumulate(like, left, right, apart, gap, total + thread * length, table, addresses, lines, count, 0,
-                        units, lines + block * depth, scratch + 2 * points * BYTES, moves, rows, channels, broad,
-                        terms, int(begin > low))  # fmt: skip
-        if low == high:
-            for e in range(thread * length // width, (thread + 1) * length // width):
-                sums[e] = 0
-    if threads > 1:
-        share = (length // width + threads - 1) // threads
-        for thread in prange(threads):
-            for e in range(thread * share, min(thread * share + share, length // width)):
-                value = sums[e]
-                for part in range(1, threads):
-                    value += sums[part * (length // width) + e]
-                sums[e] = value
+    left = memory + thread * each
+    right = left + left_half
+    scratch = right + right_half
+    lines = thread * (block * depth + rows)
+    low, high = thread * number // threads, (thread + 1) * number // threads
+    for begin in range(low, high, block):
+        end = min(begin + block, high)
+        count = (end - begin) * depth
+        apart, gap = spaced((end - begin) * entries * wide), spaced(count * broad)
+        for row in range(count):
+            table[lines + row] = left + (row // depth * entries + row % depth) * wide
+        _into(like, ground, channels, size, begin, end, planes, entries, tile, offset, stride, reach, reach, into,
+              left, apart, scratch)  # fmt: skip
+        _into(like, other, deep, out_size, begin, end, planes, depth, tile, (0, 0, 0), 1, tile, reach, sloping,
+              right, gap, scratch)  # fmt: skip
+        _accumulate(like, left, right, apart, gap, total + thread * length, table, addresses, lines, count, 0,
+                    units, lines + block * depth, scratch + 2 * points * BYTES, moves, rows, channels, broad,
+                    terms, int(begin > low))  # fmt: skip
+    if low == high:
+        for e in range(thread * length // width, (thread + 1) * length // width):
+            sums[e] = 0
 
 
-@jit(parallel=True)
-def transform_sums(sums, weight, space, planes, starts, threads, channels, deep, channel_gap, column_gap, tap_gaps,
-                   area, kernel, reach, which):  # fmt: skip
+@threaded
+def transform_sums(thread, threads, sums, weight, space, planes, starts, channels, deep, channel_gap, column_gap,
+                   tap_gaps, area, kernel, reach, which):  # fmt: skip
     """The gradient of the weight, laid out as in `transform_weight`, from the sums of its points."""
     like, terms = sums[0], starts.size
     width = width_of(like)
@@ -331,21 +318,18 @@ def transform_sums(sums, weight, space, planes, starts, threads, channels, deep,
     groups = terms // phases
     tasks = channels * groups
     source, target, memory = sums.ctypes.data, weight.ctypes.data, space.ctypes.data
-    for thread in prange(threads):
-        first = memory + thread * (area + kernel * reach) * BYTES
-        second = first + area * BYTES
-        for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
-            channel, group = task // groups, task % groups
-            for k0 in range(0, deep, lanes):
-                for term in range(group * phases, (group + 1) * phases):
-                    at = source + (term * channels + channel) * broad + k0 * width
-                    _sum_points(like, which, reach, at, apart, reach * apart, second, BYTES, across)
-                    _sum_points(like, which, kernel, second, across, BYTES, first + starts[term] * BYTES, line, pixel)
-                to = target + (planes[group * phases] + channel * channel_gap + k0 * column_gap) * width
-                number = min(lanes, deep - k0)
-                for tap in range(0, area, lanes):
-                    count = min(lanes, area - tap)
-                    # the vectors, one for each tap, become rows of taps
-                    transpose(
-                        like, first + tap * BYTES, BYTES, count, number, to + tap * width, column_gap * width, count
-                    )
+    first = memory + thread * (area + kernel * reach) * BYTES
+    second = first + area * BYTES
+    for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
+        channel, group = task // groups, task % groups
+        for k0 in range(0, deep, lanes):
+            for term in range(group * phases, (group + 1) * phases):
+                at = source + (term * channels + channel) * broad + k0 * width
+                _sum_points(like, which, reach, at, apart, reach * apart, second, BYTES, across, 0, 0)
+                _sum_points(like, which, kernel, second, across, BYTES, first + starts[term] * BYTES, line, pixel, 0, 0)
+            to = target + (planes[group * phases] + channel * channel_gap + k0 * column_gap) * width
+            number = min(lanes, deep - k0)
+            for tap in range(0, area, lanes):
+                count = min(lanes, area - tap)
+                # the vectors, one for each tap, become rows of taps
+                transpose(like, first + tap * BYTES, BYTES, count, number, to + tap * width, column_gap * width, count)

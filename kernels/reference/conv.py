@@ -5,6 +5,8 @@ others.
     conv_input(y, w) -> x     its adjoint in x: the transposed convolution
     conv_weight(x, y) -> w    its adjoint in w
 
+And either of the first two with a bias for each channel of the result, and with ReLU: `conv_bias`, `conv_relu`.
+
 One product of matrices for each kernel position; groups are an axis of their own.
 """
 
@@ -14,6 +16,8 @@ from math import prod
 
 from ..arrays import Array, namespace
 from ..geometry import ConvGeometry
+from .elementwise import positive_part
+from .reduction import total
 
 
 def conv(x: Array, w: Array, *, geometry: ConvGeometry) -> Array:
@@ -42,6 +46,29 @@ def conv_weight(x: Array, y: Array, *, geometry: ConvGeometry) -> Array:
     for tap, at in g.taps():
         w[:, :, :, *tap] = xp.einsum("ngcs,ngks->gkc", _flat(padded[:, :, *at], g), _flat(y, g))
     return w.reshape(g.w_shape)
+
+
+def conv_bias(x: Array, w: Array, b: Array, *, geometry: ConvGeometry, transposed: bool) -> Array:
+    """conv(x, w) + b, or if `transposed` conv_input(x, w) + b; b: one number for each channel of the result."""
+    return finish((conv_input if transposed else conv)(x, w, geometry=geometry), b)
+
+
+def conv_relu(x: Array, w: Array, b: Array | None, *, geometry: ConvGeometry, transposed: bool) -> Array:
+    """relu(conv_bias(x, w, b)); b may be None."""
+    return finish((conv_input if transposed else conv)(x, w, geometry=geometry), b, relu=True)
+
+
+def conv_relu_slope(g: Array, y: Array) -> tuple[Array, Array]:
+    """For y = relu(z + b) and its gradient g: that of z, g where y > 0 (or NaN) and else 0; and that of b, (C,)."""
+    gz = positive_part(g, y)
+    return gz, total(gz, (0, *range(2, gz.ndim)))
+
+
+def finish(y: Array, b: Array | None, relu: bool = False) -> Array:
+    """y: (N, C, ...) itself, to which b: (C,) has been added, then relu applied. None adds nothing."""
+    if b is not None:
+        y += b.reshape(-1, *(1,) * (y.ndim - 2))
+    return namespace(y).maximum(y, 0, out=y) if relu else y
 
 
 def _pad(x: Array, g: ConvGeometry) -> Array:

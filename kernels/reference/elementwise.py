@@ -24,7 +24,10 @@ def remainder(a: Array, b: Array) -> Array:
 
 
 def _check_divisor(operation: str, a: Array, b: Array) -> None:
-    """Integers know no infinity: the array library would answer 0."""
+    """Integers know no infinity: the array library would answer 0, as it does on a CUDA device, for whose numbers the
+    host does not wait."""
+    if hasattr(b, "dtype") and namespace(b) is not np:
+        return
     whole = all(x.dtype.kind != "f" if hasattr(x, "dtype") else not isinstance(x, float) for x in (a, b))
     if whole and (bool((b == 0).any()) if hasattr(b, "dtype") else b == 0):
         raise ZeroDivisionError(f"{operation}: the divisor b contains 0, by which whole numbers cannot be divided")
@@ -46,7 +49,7 @@ def kept(g: Array, mask: Array) -> Array:
     """
     xp = namespace(g)
     if g.size < 1024 or xp is not np:
-        return xp.where(mask, g, xp.zeros((), g.dtype))
+        return xp.where(mask, g, g.dtype.type(0))
     bits = f"i{g.itemsize}"
     return (g.view(bits) & -mask.astype(bits)).view(g.dtype)
 
@@ -54,14 +57,14 @@ def kept(g: Array, mask: Array) -> Array:
 def larger_part(g: Array, a: Array, b: Array) -> Array:
     """The share of maximum(a, b)'s gradient that goes to a: g where a is larger, half of it where they are equal, else
     0. a or b may be a Python number."""
-    return kept(g, ~(a < b)) * (1 - namespace(g).asarray(0.5, g.dtype) * (a == b))
+    return kept(g, ~(a < b)) * (1 - g.dtype.type(0.5) * (a == b))
 
 
 def log_gradient(g: Array, a: Array) -> Array:
     """g * log(a), 0 where g is 0: the exponent's share of the gradient of a ** b. a may be a Python number."""
     xp = namespace(g)
-    a = xp.asarray(a, getattr(a, "dtype", g.dtype))
-    return g * xp.log(xp.where(g == 0, xp.ones((), a.dtype), a))
+    a = a if hasattr(a, "dtype") else g.dtype.type(a)
+    return g * xp.log(xp.where(g == 0, a.dtype.type(1), a))
 
 
 def where(condition: Array, a: Array, b: Array) -> Array:
@@ -71,16 +74,16 @@ def where(condition: Array, a: Array, b: Array) -> Array:
         raise TypeError(f"where: the condition must be a boolean tensor, not {given}; compare, as in x > 0")
     xp = namespace(condition)
     if not (hasattr(a, "dtype") or hasattr(b, "dtype")):
-        a = xp.asarray(a, "float32" if isinstance(a, float) or isinstance(b, float) else None)
+        a = np.asarray(a, "float32" if isinstance(a, float) or isinstance(b, float) else None)[()]
     if not hasattr(a, "dtype"):
-        a = xp.asarray(a, getattr(b, "dtype", None))
+        a = b.dtype.type(a)
     if not hasattr(b, "dtype"):
-        b = xp.asarray(b, a.dtype)
+        b = a.dtype.type(b)
     return xp.where(condition, a, b)
 
 
-def clamp(x: Array, *, min: float | None, max: float | None) -> Array:
-    return x.clip(min, max)
+def clamp(x: Array, *, min: float | None, max: float | None, out: Array | None = None) -> Array:
+    return x.clip(min, max, out)
 
 
 def clamp_gradient(g: Array, x: Array, *, min: float | None, max: float | None) -> Array:
@@ -98,8 +101,8 @@ def hardtanh_gradient(g: Array, x: Array, *, min: float, max: float) -> Array:
     return kept(g, ~((x <= min) | (x >= max)))
 
 
-def square(x: Array) -> Array:
-    return x * x
+def square(x: Array, *, out: Array | None = None) -> Array:
+    return namespace(x).multiply(x, x, out=out)
 
 
 def sigmoid(x: Array) -> Array:
@@ -117,8 +120,8 @@ def softplus(x: Array) -> Array:
     return xp.log1p(xp.exp(-abs(x))) + xp.maximum(x, 0)
 
 
-def relu(x: Array) -> Array:
-    return namespace(x).maximum(x, 0)
+def relu(x: Array, *, out: Array | None = None) -> Array:
+    return namespace(x).maximum(x, 0, out=out)
 
 
 def positive_part(g: Array, y: Array) -> Array:
@@ -127,14 +130,21 @@ def positive_part(g: Array, y: Array) -> Array:
 
 
 def leaky_relu(x: Array, *, slope: float) -> Array:
-    xp = namespace(x)
-    return xp.where(x > 0, x, x * xp.asarray(slope, x.dtype))
+    """x where x > 0, else slope * x."""
+    return x * _slopes(x, slope)
 
 
 def leaky_part(g: Array, x: Array, *, slope: float) -> Array:
     """g where x > 0, else slope * g."""
-    xp = namespace(g)
-    return xp.where(x > 0, g, g * xp.asarray(slope, g.dtype))
+    return g * _slopes(x, slope)
+
+
+def _slopes(x: Array, slope: float) -> Array:
+    """1 where x > 0, else slope; where would mispredict its branches."""
+    xp, positive = namespace(x), x > 0
+    if 0 <= slope <= 1:
+        return xp.maximum(positive.astype(x.dtype), x.dtype.type(slope))
+    return xp.where(positive, x.dtype.type(1), x.dtype.type(slope))
 
 
 def erf(x: Array) -> Array:
@@ -149,7 +159,7 @@ def erf(x: Array) -> Array:
 
 def dropout(x: Array, mask: Array, *, scale: float) -> Array:
     """x where the (boolean) mask keeps it, times scale; 0 elsewhere."""
-    return x * mask * namespace(x).asarray(scale, x.dtype)
+    return x * mask * x.dtype.type(scale)
 
 
 def astype(x: Array, *, dtype) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..arrays import Array, add_at, namespace
@@ -11,14 +12,14 @@ def getitem(x: Array, *, at: Any) -> Array:
     return x[at]
 
 
-def scatter(y: Array, *, at: Any, shape: tuple[int, ...]) -> Array:
+def scatter(y: Array, *, at: Any, shape: tuple[int, ...], add: Callable = add_at) -> Array:
     """The adjoint of `getitem` from `shape`: zeros with y added wherever it was read."""
     x = namespace(y).zeros(shape, y.dtype)
     parts = at if isinstance(at, tuple) else (at,)
     if all(isinstance(p, (int, slice, type(None), type(Ellipsis))) for p in parts):
         x[at] = y  # nothing is read twice
     else:
-        add_at(x, at, y)
+        add(x, at, y)
     return x
 
 
@@ -27,10 +28,10 @@ def gather(x: Array, index: Array, *, axis: int) -> Array:
     return x[_places(x.shape, index, axis)]
 
 
-def scatter_add(y: Array, index: Array, *, axis: int, shape: tuple[int, ...]) -> Array:
+def scatter_add(y: Array, index: Array, *, axis: int, shape: tuple[int, ...], add: Callable = add_at) -> Array:
     """The adjoint of `gather` from `shape`."""
     x = namespace(y).zeros(shape, y.dtype)
-    add_at(x, _places(shape, index, axis), y)
+    add(x, _places(shape, index, axis), y)
     return x
 
 

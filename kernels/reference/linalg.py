@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 
@@ -40,7 +41,9 @@ def _plan(a: str, b: str, y: str) -> tuple[str, str, str, str]:
     return batch, rows, columns, summed
 
 
-def contract(a: Array, b: Array, *, subscripts: tuple[str, str, str]) -> Array:
+def contract(
+    a: Array, b: Array, *, subscripts: tuple[str, str, str], product: Callable[[Array, Array], Array] = matmul
+) -> Array:
     """einsum of two arrays in which every index occurs in exactly two or all three places, as one batched product."""
     names_a, names_b, names_y = subscripts
     batch, rows, columns, summed = _plan(*subscripts)
@@ -48,8 +51,7 @@ def contract(a: Array, b: Array, *, subscripts: tuple[str, str, str]) -> Array:
     lengths = lambda names: tuple(size[i] for i in names)
     a = a.transpose([names_a.index(i) for i in batch + rows + summed])
     b = b.transpose([names_b.index(i) for i in batch + summed + columns])
-    y = a.reshape(*lengths(batch), prod(lengths(rows)), prod(lengths(summed))) @ b.reshape(
-        *lengths(batch), prod(lengths(summed)), prod(lengths(columns))
-    )
+    a = a.reshape(*lengths(batch), prod(lengths(rows)), prod(lengths(summed)))
+    y = product(a, b.reshape(*lengths(batch), prod(lengths(summed)), prod(lengths(columns))))
     made = batch + rows + columns
     return y.reshape(lengths(made)).transpose([made.index(i) for i in names_y])

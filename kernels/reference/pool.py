@@ -100,7 +100,7 @@ def _inside(g: PoolGeometry) -> tuple[slice, ...]:
 def _window_sizes(xp, dtype, g: PoolGeometry, count_include_pad: bool, divisor: int | None) -> Array:
     """What each window's sum is divided by. Padding counts if asked, but never what ceil_mode hangs over it."""
     if divisor is not None:
-        return xp.asarray(divisor, dtype)
+        return dtype.type(divisor)
     sizes = xp.ones((), dtype)
     for axis, (n, k, o, s, p, d) in enumerate(
         zip(g.input, g.kernel, g.output, g.stride, g.padding, g.dilation, strict=True)

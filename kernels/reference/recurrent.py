@@ -52,7 +52,7 @@ def _before(first: Array, y: Array, reverse: bool) -> Array:
 def _sigmoid(a: Array) -> None:
     """In place."""
     xp = namespace(a)
-    xp.negative(a, out=a)
+    xp.multiply(a, -1, out=a)  # NumPy 2.4's negative reads float32 at steps of 16 bytes wrongly
     with np.errstate(over="ignore"):  # 1 / infinity is right
         xp.exp(a, out=a)
     a += 1

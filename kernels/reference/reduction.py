@@ -11,7 +11,9 @@ Axes = tuple[int, ...]
 
 def wide(dtype: Any) -> Any:
     """The type that elements are added up in: half precision would lose them, 2048 + 1 is 2048 in it."""
-    return "int64" if dtype.kind != "f" else "float32" if dtype.itemsize == 2 else dtype
+    if dtype.itemsize == 2 and dtype.kind in "fV":  # V: bfloat16, which NumPy does not know
+        return "float32"
+    return dtype if dtype.kind == "f" else "int64"
 
 
 def total(x: Array, axis: Axes | int | None, keepdims: bool = False) -> Array:

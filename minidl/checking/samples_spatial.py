@@ -53,6 +53,28 @@ def _convolutions(x: str, w: str) -> Any:
     return build
 
 
+def _finished(relu: bool) -> Any:
+    """Cases of a convolution, or its adjoint, with a bias (without one only before ReLU, now and then)."""
+
+    def build(rng: Rng) -> Iterator[Case]:
+        for i, (x_shape, w_shape, arguments) in enumerate(CONVOLUTIONS):
+            g = ConvGeometry.of(x_shape, w_shape, **arguments)
+            for transposed in (False, True):
+                shape, channels = (g.y_shape, g.in_channels) if transposed else (g.x_shape, g.out_channels)
+                bias = None if relu and i % 3 == 2 else normal(rng, channels)
+                params = {"geometry": g, "transposed": transposed}
+                note = _describe({**arguments, "transposed": transposed})
+                yield Case((normal(rng, *shape), normal(rng, *g.w_shape), bias), params, note)
+
+    return build
+
+
+def _conv_relu_slope(rng: Rng) -> Iterator[Case]:
+    for shape in ((2, 3, 4), (1, 2, 3, 2), (2, 1, 2, 3, 2), (0, 2, 3)):
+        y = normal(rng, *shape)
+        yield Case((normal(rng, *shape), y * (y > 0)), {}, f"{shape}")
+
+
 def _geometries() -> Iterator[tuple[PoolGeometry, str]]:
     for shape, arguments in POOLINGS:
         yield PoolGeometry.of(shape, **arguments), _describe(arguments)
@@ -103,6 +125,9 @@ def samples() -> Iterator[Sample]:
     yield primitive("conv", _convolutions("x", "w"), linear=True)
     yield primitive("conv_input", _convolutions("y", "w"), linear=True)
     yield primitive("conv_weight", _convolutions("x", "y"), linear=True)
+    yield primitive("conv_bias", _finished(relu=False), linear=True)
+    yield primitive("conv_relu", _finished(relu=True))
+    yield primitive("conv_relu_slope", _conv_relu_slope, gradient="none")
     yield primitive("max_pool", _max_pool)
     yield primitive("max_unpool", _max_unpool, linear=True)
     yield primitive("pool_at", _pool_at, linear=True)

@@ -9,7 +9,8 @@ import math
 from typing import Any
 
 from ..core.random import generator
-from ..core.tensor import Tensor, to_device
+from ..core.tensor import Tensor
+from ..kernels import table
 from ..ops import linalg, sampling
 from ..ops.elementwise import clamp, erf, expm1, where
 from ..ops.elementwise import hardtanh as _hardtanh
@@ -150,10 +151,18 @@ def _dropout(input: Any, p: float, training: bool, mask_shape: tuple[int, ...]) 
     check_floating("dropout", input=input)
     if not training or p == 0:
         return input
-    mask = generator().random(mask_shape, dtype="float32") >= p
-    if isinstance(input, Tensor) and input.device != "cpu":
-        mask = to_device(mask, input.device)
+    mask = _kept(input.data if isinstance(input, Tensor) else input, p, mask_shape)
     return sampling.dropout(input, mask, scale=1 / (1 - p) if p < 1 else 0.0)
+
+
+def _kept(x: Any, p: float, shape: tuple[int, ...]) -> Any:
+    """True with probability 1 - p, beside the array x. A CUDA device draws for itself, from a key: to wait for the host
+    and a copy of its numbers would take longer than all the rest."""
+    if table.home(type(x)) == "cpu":
+        return generator().random(shape, dtype="float32") >= p
+    from ..kernels.cuda.dropout import mask
+
+    return mask(x, shape, p, int(generator().integers(2**64, dtype="uint64")))
 
 
 __all__ = [

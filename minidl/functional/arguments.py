@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any
 
 import numpy as np
 
+from ..core import cuda
 from ..core.dtypes import DEFAULT
+from ..core.mode import MODE
 from ..core.tensor import Tensor
 from ..ops.elementwise import astype
 
@@ -38,6 +41,27 @@ def check_floating(function: str, **arrays: Any) -> None:
                 f"{function}: {first[0]} is {first[1]} but {name} is {value.dtype}; give both the same type with "
                 f".to(dtype)"
             )
+
+
+def on_its_device(function: Callable) -> Callable:
+    """For functions that also compute on bare arrays: the device of the first argument is the current one inside."""
+
+    @wraps(function)
+    def call(input: Any, *args: Any, **kwargs: Any) -> Any:
+        array = input._data if isinstance(input, Tensor) else input
+        if isinstance(array, np.ndarray):
+            return function(input, *args, **kwargs)
+        with cuda.working_on(array):
+            return function(input, *args, **kwargs)
+
+    return call
+
+
+def may_look(value: Any) -> bool:
+    """Whether to check the elements of an argument. On a CUDA device the host would have to wait for them, so there it
+    is done only inside `detect_anomaly()`."""
+    array = value._data if isinstance(value, Tensor) else value
+    return isinstance(array, np.ndarray) or MODE.get().anomaly
 
 
 def check_shape(function: str, name: str, value: Any, shape: tuple[int, ...]) -> None:

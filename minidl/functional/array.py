@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..core import cuda
 from ..core.dtypes import DEFAULT, result_type
 from ..core.tensor import Tensor
 from ..kernels.arrays import namespace
@@ -33,7 +34,9 @@ from .arguments import (
     check_floating,
     in_single,
     is_array,
+    may_look,
     normalize_dim,
+    on_its_device,
     reduced_axes,
     sizes,
     within,
@@ -499,6 +502,11 @@ def _index(part: Any, input: Any) -> Any:
         part = np.array(part, dtype=None if part else np.int64)
     if hasattr(part, "dtype") and part.dtype.kind not in "iub":
         raise TypeError(f"an index must consist of whole numbers or booleans, not {part.dtype}")
+    if isinstance(part, np.ndarray):  # beside a CUDA array it goes to the device once, and not in every use
+        array = input._data if isinstance(input, Tensor) else input
+        if not isinstance(array, np.ndarray):
+            with cuda.working_on(array):
+                part = namespace(array).asarray(part)
     if isinstance(part, float):
         raise TypeError(f"an index must be a whole number, not {part!r}")
     return part
@@ -521,7 +529,7 @@ def gather(input: Any, dim: int, index: Any) -> Any:
         )
     values = index._data if isinstance(index, Tensor) else index
     n = input.shape[dim] if input.ndim else 1
-    if values.size and (values.min() < 0 or values.max() >= n):
+    if values.size and may_look(values) and (values.min() < 0 or values.max() >= n):
         raise IndexError(
             f"gather along axis {dim}: index reaches from {int(values.min())} to {int(values.max())}; it must stay "
             f"within 0 … {n - 1}"
@@ -540,6 +548,7 @@ def index_select(input: Any, dim: int, index: Any) -> Any:
     return getitem(input, (slice(None),) * dim + (index,))
 
 
+@on_its_device
 def argsort(input: Any, dim: int = -1, descending: bool = False) -> Any:
     """The indices (int64) that sort along an axis; equal elements keep their order."""
     check_array("argsort", "input", input)
@@ -572,6 +581,7 @@ def topk(input: Any, k: int, dim: int = -1, largest: bool = True) -> Selection:
     return Selection(gather(input, axis, order), order)
 
 
+@on_its_device
 def _triangle(input: Any, diagonal: int, keep: Any) -> Any:
     xp = namespace(input._data if isinstance(input, Tensor) else input)
     if input.ndim < 2:

@@ -8,10 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from ..core import cuda
 from ..core.dtypes import DEFAULT, as_dtype
 from ..core.random import generator
-from ..core.tensor import Tensor, to_device
+from ..core.tensor import Tensor, place_of, to_device
 from .arguments import sizes
+
+
+def _filled(make: str, device: str | None, requires_grad: bool, *args: Any) -> Tensor:
+    """np.zeros and the like, or CuPy's on a device: nothing travels there."""
+    place = None if device is None else place_of(device)
+    if place is None:
+        return _new(getattr(np, make)(*args), None, requires_grad)
+    with place, cuda.naming(make):
+        result = Tensor(getattr(cuda.cupy(), make)(*args))
+    return result.requires_grad_() if requires_grad else result
 
 
 def _new(array: np.ndarray, device: str | None, requires_grad: bool) -> Tensor:
@@ -25,17 +36,17 @@ def _dtype(dtype: Any) -> np.dtype:
 
 def zeros(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Zeros of this shape: zeros(2, 3) or zeros((2, 3))."""
-    return _new(np.zeros(sizes("zeros", size), _dtype(dtype)), device, requires_grad)
+    return _filled("zeros", device, requires_grad, sizes("zeros", size), _dtype(dtype))
 
 
 def ones(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Ones of this shape."""
-    return _new(np.ones(sizes("ones", size), _dtype(dtype)), device, requires_grad)
+    return _filled("ones", device, requires_grad, sizes("ones", size), _dtype(dtype))
 
 
 def empty(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Memory of this shape, not initialised."""
-    return _new(np.empty(sizes("empty", size), _dtype(dtype)), device, requires_grad)
+    return _filled("empty", device, requires_grad, sizes("empty", size), _dtype(dtype))
 
 
 def full(
@@ -44,7 +55,7 @@ def full(
     """One value everywhere; without dtype its own type (int64, float32 or bool)."""
     if dtype is None:
         dtype = "bool" if isinstance(fill_value, bool) else "int64" if isinstance(fill_value, int) else DEFAULT
-    return _new(np.full(sizes("full", (size,)), fill_value, as_dtype(dtype)), device, requires_grad)
+    return _filled("full", device, requires_grad, sizes("full", (size,)), fill_value, as_dtype(dtype))
 
 
 def arange(
@@ -109,9 +120,11 @@ def randperm(n: int, *, device: str | None = None) -> Tensor:
 def bernoulli(input: Any) -> Tensor:
     """1 with the probability that each element of input gives, else 0; of input's shape and type."""
     p = input._data if isinstance(input, Tensor) else input
-    host = p if isinstance(p, np.ndarray) else p.get()
-    drawn = (generator().random(host.shape) < host).astype(host.dtype)
-    return _new(drawn, None if isinstance(p, np.ndarray) else f"cuda:{p.device.id}", False)
+    numbers = generator().random(p.shape)
+    if isinstance(p, np.ndarray):
+        return Tensor((numbers < p).astype(p.dtype))
+    with cuda.working("bernoulli", p):
+        return Tensor((to_device(numbers, f"cuda:{p.device.id}") < p).astype(p.dtype))
 
 
 def _like(make: Callable, input: Any, dtype: Any, *args: Any) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import string
 from typing import Any
 
 from ..core.dtypes import result_type
@@ -28,11 +27,13 @@ def einsum(equation: str, *operands: Any) -> Any:
 
 
 def _parse_einsum(equation: str, operands: tuple) -> tuple[list[str], str]:
+    from string import ascii_letters  # which compiles a regular expression
+
     left, arrow, output = equation.replace(" ", "").partition("->")
     inputs = left.split(",")
     if len(inputs) != len(operands):
         raise ValueError(f"einsum: {equation!r} names {len(inputs)} operands, {len(operands)} were given")
-    free = [c for c in string.ascii_letters if c not in equation]
+    free = [c for c in ascii_letters if c not in equation]
     unnamed = [x.ndim - len(t.replace("...", "")) for t, x in zip(inputs, operands, strict=True) if "..." in t]
     longest = builtins.max(unnamed, default=0)
     dots = "".join(free[:longest])

@@ -10,10 +10,10 @@ import numpy as np
 
 from ..core.tensor import Tensor
 from ..kernels.arrays import namespace
-from ..ops import norm
+from ..ops import indexing, norm
 from ..ops.elementwise import abs, clamp, exp, log, softplus, square, where
-from .arguments import check_array, check_floating, check_shape, in_single
-from .array import gather, log_softmax, mean, squeeze, sum, unsqueeze
+from .arguments import check_array, check_floating, check_shape, in_single, may_look, on_its_device
+from .array import log_softmax, mean, squeeze, sum, unsqueeze
 
 
 def _reduced(function: str, value: Any, reduction: str) -> Any:
@@ -84,6 +84,7 @@ def _check_weight(function: str, name: str, weight: Any, input: Any) -> None:
         )
 
 
+@on_its_device
 def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
     """-(target log(input) + (1 - target) log(1 - input)); input: probabilities.
 
@@ -92,7 +93,7 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
     _check_pair("binary_cross_entropy", input, target)
     _check_weight("binary_cross_entropy", "weight", weight, input)
     values = input._data if isinstance(input, Tensor) else input
-    if values.size and not ((values >= 0) & (values <= 1)).all():
+    if values.size and may_look(values) and not ((values >= 0) & (values <= 1)).all():
         raise ValueError(
             "binary_cross_entropy: input must consist of probabilities, from 0 to 1; for other numbers use "
             "binary_cross_entropy_with_logits"
@@ -143,7 +144,7 @@ def _variance(var: Any, input: Any) -> Any:
             f"gaussian_nll_loss: var has shape {tuple(var.shape)}, input {tuple(input.shape)}; var must have the same "
             f"shape, that without the last axis, or 1 on some axes"
         )
-    if ((var._data if isinstance(var, Tensor) else var) < 0).any():
+    if may_look(var) and ((var._data if isinstance(var, Tensor) else var) < 0).any():
         raise ValueError("gaussian_nll_loss: var contains negative numbers, which no variance is")
     return var
 
@@ -151,9 +152,11 @@ def _variance(var: Any, input: Any) -> Any:
 def _at_least(x: Any, least: float) -> Any:
     """x limited from below, outside the graph: the gradient flows as if nothing had been done."""
     values = x._data if isinstance(x, Tensor) else x
-    return x + (least - values).clip(0, None) if (values < least).any() else x
+    below = not isinstance(values, np.ndarray) or (values < least).any()  # the host does not wait for a device
+    return x + (least - values).clip(0, None) if below else x
 
 
+@on_its_device
 def gaussian_nll_loss(
     input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Any:
@@ -192,11 +195,17 @@ def _class_axis(function: str, input: Any, target: Any) -> tuple[Any, Any, bool]
 
 
 def _valid(function: str, target: Any, classes: int, ignore_index: int) -> tuple[Any, Any]:
-    """The classes with those to be ignored set to 0, and which ones count."""
+    """The classes with those to be ignored set to 0, and which ones count: their weights, 0 or 1.
+
+    A class that does not exist is an error; on a CUDA device, where the host does not look, its weight is NaN.
+    """
     t = target._data if isinstance(target, Tensor) else target
     t = t.astype("int64")
     counted = t != ignore_index
     wrong = counted & ((t < 0) | (t >= classes))
+    if not may_look(t):
+        xp = namespace(t)
+        return xp.where(wrong | ~counted, 0, t), xp.where(wrong, math.nan, counted.astype("float32"))
     if wrong.any():
         raise ValueError(
             f"{function}: target contains class {int(t[wrong].ravel()[0])}, but there are {classes} classes"
@@ -210,10 +219,16 @@ def _check_class_weight(function: str, weight: Any, input: Any, axis: int) -> No
         check_shape(function, "weight", weight, (input.shape[axis],))
 
 
-def _over(loss: Any, total: float) -> Any:
+def _over(loss: Any, weights: Any) -> Any:
     """The sum of the losses divided by the total of their weights. If that is 0 there is no mean, and no gradient."""
     if loss.dtype.itemsize == 2:
-        return in_single(_over, loss, total)
+        return in_single(_over, loss, weights)
+    total = weights.sum(dtype="float64")
+    if not isinstance(weights, np.ndarray):  # the same without a look at the total
+        xp, empty = namespace(weights), total == 0
+        share = xp.where(empty, 0, 1 / xp.where(empty, 1, total)).astype(loss.dtype)
+        return sum(loss) * share + xp.where(empty, math.nan, 0).astype(loss.dtype)
+    total = float(total)
     return sum(loss) / total if total else sum(loss) * 0.0 + math.nan
 
 
@@ -223,24 +238,26 @@ def _weighted(function: str, loss: Any, target: Any, counted: Any, weight: Any, 
     if weight is not None:
         weight = weight._data if isinstance(weight, Tensor) else weight
         weights = weights * weight[target]
-    everything = weight is None and bool(counted.all())
+    everything = weight is None and isinstance(counted, np.ndarray) and bool(counted.all())
     if not everything:
         loss = loss * weights
     if reduction == "mean" and not everything:
-        return _over(loss, float(weights.sum(dtype="float64")))
+        return _over(loss, weights)
     out = _reduced(function, loss, reduction)
     return squeeze(out, 0) if single and reduction == "none" else out
 
 
+@on_its_device
 def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> Any:
     """-input[class of the target], where input (N, C, …) holds log-probabilities and target (N, …) classes."""
     input, target, single = _class_axis("nll_loss", input, target)
     _check_class_weight("nll_loss", weight, input, 1)
     classes, counted = _valid("nll_loss", target, input.shape[1], ignore_index)
-    loss = -squeeze(gather(input, 1, unsqueeze(classes, 1)), 1)
+    loss = -squeeze(indexing.gather(input, unsqueeze(classes, 1), axis=1), 1)
     return _weighted("nll_loss", loss, classes, counted, weight, reduction, single)
 
 
+@on_its_device
 def cross_entropy(
     input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean",
     label_smoothing: float = 0.0,
@@ -266,12 +283,12 @@ def cross_entropy(
     scores = -log_softmax(input, 1)
     if weight is not None:
         scores = scores * _along_classes(weight, input)
-    smooth = sum(scores, 1) * counted / input.shape[1]
+    smooth = sum(scores, 1) * counted.astype(scores.dtype) / input.shape[1]
     if reduction == "mean":
         share = (
             counted if weight is None else counted * (weight._data if isinstance(weight, Tensor) else weight)[classes]
         )
-        smooth = _over(smooth, float(share.sum(dtype="float64")))
+        smooth = _over(smooth, share)
     else:
         smooth = _reduced("cross_entropy", smooth, reduction)
         smooth = squeeze(smooth, 0) if single and reduction == "none" else smooth

@@ -10,10 +10,11 @@ from ..core.tensor import Tensor
 from ..kernels.arrays import namespace
 from ..ops import norm
 from ..ops.elementwise import sqrt
-from .arguments import check_floating, check_shape
+from .arguments import check_floating, check_shape, on_its_device
 from .array import reshape
 
 
+@on_its_device
 def batch_norm(
     input: Any, running_mean: Tensor | None, running_var: Tensor | None, weight: Any = None, bias: Any = None,
     training: bool = False, momentum: float = 0.1, eps: float = 1e-5,

@@ -12,7 +12,7 @@ from ..functional.arguments import is_array
 from ..nn.module import Module
 from .drawing import Cluster, Drawing, Edge, Kind, Node, check_limit, shape_text
 from .tracing import hooked, tracing
-from .values import inputs_for, leaves, mapped, named_leaves, shapes
+from .values import inputs_for, kind_of, leaves, mapped, named_leaves, shapes
 
 
 def draw_layers(
@@ -66,7 +66,7 @@ class _Call:
 
     def __init__(self, module: Module, name: str, around: _Call | None, use: int):
         self.module, self.name, self.around, self.use = module, name, around, use
-        self.type = type(module).__name__
+        self.type = kind_of(module)
         self.depth: int = 0 if around is None else around.depth + 1
         self.calls_others = False
         self.raised = False  # and its caller went on

@@ -10,7 +10,7 @@ from ..core.tensor import Tensor
 from ..functional.arguments import is_array
 from ..nn.module import Module
 from .tracing import hooked, tracing
-from .values import bytes_text, inputs_for, leaves, shapes
+from .values import bytes_text, inputs_for, kind_of, leaves, shapes
 
 
 @dataclass
@@ -174,7 +174,7 @@ class _Trace:
             self.parameters.update(own)
             self.rows[module] = Row(
                 self.names[module],
-                type(module).__name__,
+                kind_of(module),
                 len(self.running),
                 parameters=sum(p.numel() for p in own),
                 trainable=sum(p.numel() for p in own if p.requires_grad),

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.cuda import working_on
 from ..core.mode import setting
 from ..core.primitive import Primitive
 from ..core.random import get_rng_state, replay
@@ -49,10 +50,16 @@ def _contract(a: Any, b: Any, *, subscripts: tuple[str, str, str]) -> Work:
     return tuple(size[i] for i in subscripts[2]), prod(size.values())
 
 
+def _conv_finished(x: Any, w: Any, b: Any, *, geometry: Any, transposed: bool) -> Work:
+    return geometry.x_shape if transposed else geometry.y_shape, geometry.multiply_adds
+
+
 # what a kernel's result looks like and costs
 _PRODUCTS: dict[str, Callable[..., Work]] = {
     "conv": lambda x, w, *, geometry: (geometry.y_shape, geometry.multiply_adds),
     "conv_input": lambda y, w, *, geometry: (geometry.x_shape, geometry.multiply_adds),
+    "conv_bias": _conv_finished,
+    "conv_relu": _conv_finished,
     "conv_weight": lambda x, y, *, geometry: (geometry.w_shape, geometry.multiply_adds),
     "linear": _linear,
     "linear_weight": _linear_weight,
@@ -159,6 +166,7 @@ def hooked(model: Module, enter: Callable, leave: Callable) -> Iterator[None]:
     hooks of all its modules. Afterwards modes, hooks and the random stream are as before."""
     modes = {module: module.training for module in model.modules()}
     with ExitStack() as stack:
+        stack.enter_context(working_on(next((p.data for p in model.parameters()), None)))
         stack.enter_context(replay(get_rng_state()))
         for module in modes:
             module.training = False

@@ -84,6 +84,12 @@ def shapes(value: Any) -> Any:
     return type(value).__name__
 
 
+def kind_of(module: Module) -> str:
+    """What a module is: its type, and the activation that it applies at the end, if any."""
+    activation = getattr(module, "activation", None)
+    return type(module).__name__ + (f" + {activation}" if isinstance(activation, str) else "")
+
+
 def bytes_text(n: int) -> str:
     """1536 as 1.5 KiB."""
     if n < 1024:

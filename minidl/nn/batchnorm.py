@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from .. import functional as F
+from ..core import cuda
 from ..core.tensor import Tensor
 from ..functional.creation import ones, zeros
 from . import init
@@ -46,7 +47,8 @@ class _BatchNorm(Module):
         """Forget all batches."""
         for buffer, value in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):
             if buffer is not None:
-                buffer.data[...] = value
+                with cuda.working_on(buffer.data):
+                    buffer.data[...] = value
                 buffer.mutated()
 
     def reset_parameters(self) -> None:
@@ -62,7 +64,7 @@ class _BatchNorm(Module):
         tracked = self.num_batches_tracked if self.training else None
         momentum = self.momentum
         if momentum is None:  # a cumulative average: each batch counts the same
-            momentum = 0.0 if tracked is None else 1 / (int(tracked) + 1)
+            momentum = 0.0 if tracked is None else _share(tracked)
         training = self.training or self.running_mean is None
         known = not self.training or self.track_running_stats
         output = F.batch_norm(
@@ -76,7 +78,8 @@ class _BatchNorm(Module):
             self.eps,
         )
         if tracked is not None:
-            tracked.data[...] += 1
+            with cuda.working_on(tracked.data):
+                tracked.data[...] += 1
             tracked.mutated()
         return output
 
@@ -85,6 +88,14 @@ class _BatchNorm(Module):
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"track_running_stats={self.track_running_stats}"
         )
+
+
+def _share(tracked: Tensor) -> Any:
+    """The weight of the next batch among all: a number, or on a device an array, for which the host need not wait."""
+    if tracked.device == "cpu":
+        return 1 / (int(tracked) + 1)
+    with cuda.working_on(tracked.data):
+        return 1 / (tracked.data + 1)
 
 
 class BatchNorm1d(_BatchNorm):

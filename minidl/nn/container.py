@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from typing import Any, Self, overload
 
 from .module import Module
@@ -45,8 +46,8 @@ class _Row(Module):
         self._refill(remaining)
 
     def append(self, module: Module) -> Self:
-        """Add a module at the end."""
-        self.add_module(str(len(self)), module)
+        """Add a module at the end, under the next number that no other has: names may have gaps."""
+        self.add_module(next(name for name in map(str, count(len(self))) if name not in self._modules), module)
         return self
 
     def extend(self, modules: Iterable[Module]) -> Self:

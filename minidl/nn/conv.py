@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from .. import functional as F
 from ..core.tensor import Tensor
+from ..functional.conv import Activation
 from ..kernels.geometry import per_axis
 from . import init
 from .module import Module
@@ -28,7 +29,7 @@ class _Conv(Module):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes, padding: Sizes | str,
         dilation: Sizes, output_padding: Sizes, groups: int, bias: bool, padding_mode: str, device: str | None,
-        dtype: Any,
+        dtype: Any, activation: Activation,
     ):  # fmt: skip
         super().__init__()
         name, rank = type(self).__name__, self.num_spatial_dims
@@ -53,10 +54,13 @@ class _Conv(Module):
         if padding_mode not in _PAD_MODES or (self.transposed and padding_mode != "zeros"):
             modes = '"zeros"' if self.transposed else ", ".join(f'"{m}"' for m in _PAD_MODES)
             raise ValueError(f"{name}: padding_mode is {padding_mode!r}; it must be {modes}")
+        if activation not in (None, "relu"):
+            raise ValueError(f'{name}: activation is {activation!r}; it must be "relu" or None')
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.groups = groups
         self.padding_mode = padding_mode
+        self.activation = activation
         first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
         self.weight = new_parameter((first, second // groups, *self.kernel_size), device, dtype)
         self.register_parameter("bias", new_parameter((out_channels,), device, dtype) if bias else None)
@@ -77,6 +81,7 @@ class _Conv(Module):
         parts += [f"groups={self.groups}"] if self.groups != 1 else []
         parts += ["bias=False"] if self.bias is None else []
         parts += [f"padding_mode={self.padding_mode}"] if self.padding_mode != "zeros" else []
+        parts += [f"activation={self.activation}"] if self.activation is not None else []
         return ", ".join(parts)
 
 
@@ -88,11 +93,11 @@ class _Correlation(_Conv):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes = 1, padding: Sizes | str = 0,
         dilation: Sizes = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros", device: str | None = None,
-        dtype: Any = None,
+        dtype: Any = None, *, activation: Activation = None,
     ):  # fmt: skip
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, 0, groups, bias, padding_mode, device,
-            dtype,
+            dtype, activation,
         )  # fmt: skip
 
     def _border(self) -> list[int]:
@@ -111,7 +116,9 @@ class _Correlation(_Conv):
         padding = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._border(), mode=_PAD_MODES[self.padding_mode]), 0
-        return function(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return function(
+            input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, activation=self.activation
+        )
 
 
 class _Transposed(_Conv):
@@ -122,11 +129,11 @@ class _Transposed(_Conv):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes = 1, padding: Sizes = 0,
         output_padding: Sizes = 0, groups: int = 1, bias: bool = True, dilation: Sizes = 1, padding_mode: str = "zeros",
-        device: str | None = None, dtype: Any = None,
+        device: str | None = None, dtype: Any = None, *, activation: Activation = None,
     ):  # fmt: skip
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding, groups, bias,
-            padding_mode, device, dtype,
+            padding_mode, device, dtype, activation,
         )  # fmt: skip
 
     def _output_padding(self, size: Sequence[int], wanted: Sequence[int]) -> tuple[int, ...]:
@@ -149,7 +156,10 @@ class _Transposed(_Conv):
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.num_spatial_dims - 1]
         extra = self.output_padding if output_size is None else self._output_padding(input.shape, output_size)
-        return function(input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
+        return function(
+            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation,
+            activation=self.activation,
+        )  # fmt: skip
 
 
 class Conv1d(_Correlation):
@@ -165,8 +175,8 @@ class Conv2d(_Correlation):
     starting uniform within 1 / sqrt(C/groups · kH · kW) of 0. Sizes are one number, or one for each spatial axis.
 
     padding: also "same" (stride 1 only) or "valid". padding_mode: what the border holds, "zeros", "reflect",
-    "replicate" or "circular". groups splits the channels into independent convolutions. Raises ValueError naming what
-    does not fit.
+    "replicate" or "circular". groups splits the channels into independent convolutions. activation="relu" (not in
+    PyTorch) applies ReLU as part of the convolution. Raises ValueError naming what does not fit.
     """
 
     num_spatial_dims = 2
@@ -190,7 +200,7 @@ class ConvTranspose2d(_Transposed):
 
     H' = (H - 1) stride - 2 padding + dilation (kernel_size - 1) + output_padding + 1. weight: (C, K/groups, kH, kW),
     bias: (K,). Several sizes lead Conv2d to the same output; output_padding, or `output_size` in the call, says which
-    of them to go back to. Zeiler et al. 2010.
+    of them to go back to. activation: as in Conv2d. Zeiler et al. 2010.
     """
 
     num_spatial_dims = 2

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core import cuda
 from ..core.random import generator
 from ..core.tensor import Tensor, to_device
 
@@ -38,7 +39,8 @@ def skip() -> Iterator[None]:
 def _write(tensor: Tensor, values: Any) -> Tensor:
     """Fill with a number or with an array from the host."""
     data = tensor.data
-    data[...] = to_device(values, tensor.device) if isinstance(values, np.ndarray) else values
+    with cuda.working_on(data):
+        data[...] = to_device(values, tensor.device) if isinstance(values, np.ndarray) else values
     tensor.mutated()
     return tensor
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from ..core import cuda
 from ..core.dtypes import as_dtype
 from ..core.tensor import RemovableHandle, Tensor, to_device
 from ..functional.creation import zeros_like
@@ -304,7 +305,8 @@ class Module:
 
         def convert(array: Any) -> Any:
             if kind is not None and array.dtype.kind == "f":
-                array = array.astype(kind, copy=False)
+                with cuda.working_on(array):
+                    array = array.astype(kind, copy=False)
             return array if device is None else to_device(array, device)
 
         for x in itertools.chain(self.parameters(), self.buffers()):
@@ -370,7 +372,8 @@ class Module:
             lines = [f"\n  {len(found)} {what}: " + "; ".join(found) for what, found in problems.items() if found]
             raise RuntimeError(f"this state does not fit {type(self).__name__}:{''.join(lines)}")
         for target, array in pairs.values():
-            target._data[...] = to_device(array, target.device)
+            with cuda.working_on(target._data):
+                target._data[...] = to_device(array, target.device)
             target.mutated()
         return IncompatibleKeys(missing, unexpected)
 

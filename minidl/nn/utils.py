@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core import cuda
 from ..core.tensor import Tensor
 from ..functional.array import cat, reshape
 from ..kernels.arrays import namespace
@@ -41,7 +42,8 @@ def get_total_norm(tensors: Tensors, norm_type: float = 2.0, error_if_nonfinite:
     if not arrays:
         return Tensor(np.zeros((), np.float32))
     xp = namespace(arrays[0])
-    total = _norm(xp.stack([xp.asarray(_norm(a, norm_type)) for a in arrays]), norm_type)
+    with cuda.working_on(arrays[0]):
+        total = _norm(xp.stack([xp.asarray(_norm(a, norm_type)) for a in arrays]), norm_type)
     if error_if_nonfinite and not math.isfinite(total):
         raise RuntimeError(
             f"the total {norm_type}-norm of {len(arrays)} gradients is {float(total)}, so they cannot be scaled by it; "
@@ -55,11 +57,18 @@ def clip_grad_norm_(
 ) -> Tensor:
     """Scale the gradients of all parameters by one factor so that their total norm is at most max_norm.
 
-    Returns the norm before that. Gradients get new arrays, since they may share their memory with others.
+    Returns the norm before that. Gradients get new arrays, since they may share their memory with others. On a CUDA
+    device the host does not wait for the norm: the factor is computed there, and may be 1.
     Pascanu et al. 2013, algorithm 1.
     """
     params = _with_grad(parameters)
     total = get_total_norm([p.grad for p in params if p.grad is not None], norm_type, error_if_nonfinite)
+    if total.device != "cpu":
+        with cuda.working_on(total.data):
+            least = namespace(total.data).minimum(float(max_norm) / (total.data + 1e-6), 1)  # NaN stays
+            for p in params:
+                p.grad = Tensor(p.grad.data * least.astype(p.dtype))  # type: ignore[union-attr]
+        return total
     factor = float(max_norm) / (float(total) + 1e-6)
     if not factor >= 1:  # NaN included
         for p in params:
@@ -73,7 +82,8 @@ def clip_grad_value_(parameters: Tensors, clip_value: float) -> None:
     if limit < 0:
         raise ValueError(f"clip_grad_value_: clip_value is {clip_value}; it must not be negative")
     for p in _with_grad(parameters):
-        p.grad = Tensor(p.grad.data.clip(-limit, limit))  # type: ignore[union-attr]
+        with cuda.working_on(p.data):
+            p.grad = Tensor(p.grad.data.clip(-limit, limit))  # type: ignore[union-attr]
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
@@ -89,6 +99,7 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
         raise ValueError(f"vector_to_parameters: the parameters need shape ({count},), the vector has {vec.shape}")
     start = 0
     for p in params:
-        p.data[...] = vec.data[start : start + p.numel()].reshape(p.shape)
+        with cuda.working_on(p.data):
+            p.data[...] = vec.data[start : start + p.numel()].reshape(p.shape)
         p.mutated()
         start += p.numel()

@@ -19,7 +19,7 @@ from ..core.graph import Node
 from ..core.mode import MODE, NORMAL
 from ..core.primitive import Primitive, Rule
 from ..core.tensor import Tensor, as_array, recorded
-from ..kernels.arrays import LARGE
+from ..kernels.arrays import LARGE, in_memory_order
 
 _NONE: dict = {}  # shared by all nodes without metadata
 _NOTHING = (None, None)  # and by those that save nothing
@@ -94,20 +94,36 @@ class Elementwise(Primitive):
         return g if g.dtype == parent.dtype else astype(g, dtype=parent.dtype)
 
 
+def _one_kernel(rule: Callable) -> Callable:
+    """Marks a rule as a call of one kernel, which divides large arrays itself."""
+    rule.divides = True  # type: ignore[attr-defined]
+    return rule
+
+
 def _in_pieces(rule: Callable) -> Callable:
-    """The rule, for which large arrays on the CPU are divided among the cores, as a kernel's are."""
+    """The rule, treated as a kernel is: large arrays on the CPU are divided among the cores, results on CUDA
+    devices lie in memory as their arguments do."""
+    if hasattr(rule, "divides"):
+        return rule
     code: Any = getattr(rule, "__code__", None)
     if code is None or code.co_kwonlyargcount or code.co_flags & CO_VARKEYWORDS:
         return lambda g, *saved, **params: _divided(rule, g, saved, params)
+    lying = in_memory_order(rule)
     if code.co_argcount == 2:  # usual, and quicker without a star
 
         def one(g: Any, a: Any) -> Any:
-            return rule(g, a) if type(g) is not ndarray or g.size < LARGE else _divided(rule, g, (a,), _NONE)
+            if type(g) is ndarray:
+                return rule(g, a) if g.size < LARGE else _divided(rule, g, (a,), _NONE)
+            return rule(g, a) if isinstance(g, Tensor) else lying(g, a)
 
         return one
-    return lambda g, *saved: (
-        rule(g, *saved) if type(g) is not ndarray or g.size < LARGE else _divided(rule, g, saved, _NONE)
-    )
+
+    def several(g: Any, *saved: Any) -> Any:
+        if type(g) is ndarray:
+            return rule(g, *saved) if g.size < LARGE else _divided(rule, g, saved, _NONE)
+        return rule(g, *saved) if isinstance(g, Tensor) else lying(g, *saved)
+
+    return several
 
 
 def _divided(rule: Callable, g: Any, saved: tuple, params: dict) -> Any:
@@ -280,27 +296,35 @@ log_gradient = Elementwise(  # g * log(a), 0 where g is 0
     lambda gy, a: log_gradient(gy, a),
     lambda gy, g, a: gy * g / where(g == 0, 1.0, a),
 )
-maximum = Binary("maximum(a, b) -> y", lambda g, a, b: larger_part(g, a, b), lambda g, a, b: larger_part(g, b, a))
-minimum = Binary("minimum(a, b) -> y", lambda g, a, b: larger_part(g, b, a), lambda g, a, b: larger_part(g, a, b))
+maximum = Binary(
+    "maximum(a, b) -> y",
+    _one_kernel(lambda g, a, b: larger_part(g, a, b)),
+    _one_kernel(lambda g, a, b: larger_part(g, b, a)),
+)
+minimum = Binary(
+    "minimum(a, b) -> y",
+    _one_kernel(lambda g, a, b: larger_part(g, b, a)),
+    _one_kernel(lambda g, a, b: larger_part(g, a, b)),
+)
 larger_part = Elementwise(  # g where a > b, half of it where they are equal: ties share the gradient
-    "larger_part(g, a, b) -> y", lambda gy, a, b: larger_part(gy, a, b), None, None
+    "larger_part(g, a, b) -> y", _one_kernel(lambda gy, a, b: larger_part(gy, a, b)), None, None
 )
 abs = Unary("abs(x) -> y", lambda g, x: g * sign(x))
 sign = Elementwise("sign(x) -> y", None)
 where = Elementwise(
     "where(c, a, b) -> y",
     None,
-    lambda g, c: where(c, g, 0.0),
-    lambda g, c: where(c, 0.0, g),
+    _one_kernel(lambda g, c: where(c, g, 0.0)),
+    _one_kernel(lambda g, c: where(c, 0.0, g)),
     promoted=(1, 2),
 )
-clamp = Elementwise("clamp(x) -> y", lambda g, x, **bounds: clamp_gradient(g, x, **bounds))
+clamp = Elementwise("clamp(x) -> y", _one_kernel(lambda g, x, **bounds: clamp_gradient(g, x, **bounds)))
 clamp_gradient = Elementwise(
-    "clamp_gradient(g, x) -> gx", lambda gg, x, **bounds: clamp_gradient(gg, x, **bounds), None
+    "clamp_gradient(g, x) -> gx", _one_kernel(lambda gg, x, **bounds: clamp_gradient(gg, x, **bounds)), None
 )
-hardtanh = Elementwise("hardtanh(x) -> y", lambda g, x, **bounds: hardtanh_gradient(g, x, **bounds))
+hardtanh = Elementwise("hardtanh(x) -> y", _one_kernel(lambda g, x, **bounds: hardtanh_gradient(g, x, **bounds)))
 hardtanh_gradient = Elementwise(  # as clamp's, but 0 at the bounds too
-    "hardtanh_gradient(g, x) -> gx", lambda gg, x, **bounds: hardtanh_gradient(gg, x, **bounds), None
+    "hardtanh_gradient(g, x) -> gx", _one_kernel(lambda gg, x, **bounds: hardtanh_gradient(gg, x, **bounds)), None
 )
 
 # ---- functions
@@ -315,10 +339,12 @@ tanh = Unary("tanh(x) -> y", lambda g, y: g * (1 - y * y), floating=True)
 erf = Unary("erf(x) -> y", lambda g, x: g * (exp(-x * x) * (2 / _sqrt(pi))), floating=True)
 sigmoid = Unary("sigmoid(x) -> y", lambda g, y: g * (y * (1 - y)), floating=True)
 softplus = Unary("softplus(x) -> y", lambda g, x: g * sigmoid(x), floating=True)
-relu = Unary("relu(x) -> y", lambda g, y: positive_part(g, y))
-positive_part = Elementwise("positive_part(g, y) -> gx", lambda gg, y: positive_part(gg, y), None)
-leaky_relu = Elementwise("leaky_relu(x) -> y", lambda g, x, *, slope: leaky_part(g, x, slope=slope))
-leaky_part = Elementwise("leaky_part(g, x) -> gx", lambda gg, x, *, slope: leaky_part(gg, x, slope=slope), None)
+relu = Unary("relu(x) -> y", _one_kernel(lambda g, y: positive_part(g, y)))
+positive_part = Elementwise("positive_part(g, y) -> gx", _one_kernel(lambda gg, y: positive_part(gg, y)), None)
+leaky_relu = Elementwise("leaky_relu(x) -> y", _one_kernel(lambda g, x, *, slope: leaky_part(g, x, slope=slope)))
+leaky_part = Elementwise(
+    "leaky_part(g, x) -> gx", _one_kernel(lambda gg, x, *, slope: leaky_part(gg, x, slope=slope)), None
+)
 
 # ---- steps and tests: no gradient flows
 floor = Elementwise("floor(x) -> y", None)

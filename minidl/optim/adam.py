@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..kernels.cpu import optimizer as kernels
-from .optimizer import Group, Optimizer, Params, at_least_zero, average, below_one, decayed, like
+from .optimizer import Group, Optimizer, Params, at_least_zero, average, below_one, decayed, like, steps_for
 
 
 class _Adam(Optimizer):
@@ -46,6 +45,7 @@ class _Adam(Optimizer):
         mean = like(p, state, "exp_avg")
         square = like(p, state, "exp_avg_sq")
         root, rate = math.sqrt(1 - beta2**step), lr / (1 - beta1**step)
+        kernels = steps_for(p)
         if not group["amsgrad"] and kernels.covers(p, g, mean, square):
             shrink, added = (1 - lr * decay, 0) if self.decoupled else (1, decay)
             kernels.adam(

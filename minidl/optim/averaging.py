@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ..core import cuda
 from ..core.tensor import to_device
 
 
@@ -30,7 +31,7 @@ class ExponentialMovingAverage:
         self.model = model
         self.decay = decay
         self.updates = 0
-        self.average = {name: p.data.copy() for name, p in model.named_parameters()}
+        self.average = {name: _copied(p.data) for name, p in model.named_parameters()}
 
     def update(self) -> None:
         """Take the parameters in as they are now."""
@@ -38,7 +39,8 @@ class ExponentialMovingAverage:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, p in self.model.named_parameters():
             average = self.average[name]
-            average += (1 - decay) * (p.data - average)
+            with cuda.working_on(p.data):
+                average += (1 - decay) * (p.data - average)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -52,14 +54,15 @@ class ExponentialMovingAverage:
     def _exchange(self) -> None:
         for name, p in self.model.named_parameters():
             average = self.average[name]
-            own = p.data.copy()
-            p.data[...] = average
-            average[...] = own
+            with cuda.working_on(p.data):
+                own = p.data.copy()
+                p.data[...] = average
+                average[...] = own
             p.mutated()
 
     def state_dict(self) -> dict[str, Any]:
         """{"updates": count, "average": parameter name -> array}"""
-        return {"updates": self.updates, "average": {name: array.copy() for name, array in self.average.items()}}
+        return {"updates": self.updates, "average": {name: _copied(array) for name, array in self.average.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises ValueError, and changes nothing, if the names or shapes are not those of the model."""
@@ -70,4 +73,10 @@ class ExponentialMovingAverage:
             raise ValueError(f"the average is of another model: it differs in {', '.join(wrong[:3])}")
         self.updates = int(state["updates"])
         for name, p in self.model.named_parameters():
-            self.average[name][...] = to_device(state["average"][name], p.device)
+            with cuda.working_on(p.data):
+                self.average[name][...] = to_device(state["average"][name], p.device)
+
+
+def _copied(array: Any) -> Any:
+    with cuda.working_on(array):
+        return array.copy()

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
+from functools import cache
+from importlib import import_module
 from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ..core import cuda
 from ..core.mode import enable_grad
 from ..core.tensor import Tensor, to_device
 from ..functional.creation import zeros_like
+from ..kernels import table
 
 Params = Iterable[Tensor] | Iterable[Mapping[str, Any]]
 Group = dict[str, Any]
@@ -110,7 +114,11 @@ class Optimizer:
             for p in group["params"]:
                 if p.grad is not None:
                     g = p.grad.data
-                    self.update(p.data, -g if group.get("maximize") else g, self.state[p], group)
+                    if type(g) is np.ndarray:
+                        self.update(p.data, -g if group.get("maximize") else g, self.state[p], group)
+                    else:
+                        with cuda.working(f"{type(self).__name__}.step", g):
+                            self.update(p.data, -g if group.get("maximize") else g, self.state[p], group)
                     p.mutated()
         return loss
 
@@ -198,8 +206,9 @@ def _restored(p: Tensor, number: int, name: str, value: Any) -> Any:
         return int(source)
     if source.shape != p.shape:
         raise ValueError(f"{name} of parameter {number} has shape {source.shape} in the state, the parameter {p.shape}")
-    array = np.empty_like(p.data)
-    array[...] = to_device(source, p.device)
+    with cuda.working_on(p.data):
+        array = np.empty_like(p.data)
+        array[...] = to_device(source, p.device)
     return array
 
 
@@ -211,6 +220,16 @@ def _number(name: str, value: Any) -> Any:
 
 
 # ---- for the optimizers
+def steps_for(p: Any) -> Any:
+    """The module with compiled steps for arrays like p: kernels/cpu/optimizer.py, or that of kernels/cuda."""
+    return _steps(table.home(type(p)))
+
+
+@cache
+def _steps(column: str) -> Any:
+    return import_module(f"{table.__package__}.{column}.optimizer")
+
+
 def at_least_zero(group: Group, *names: str) -> None:
     """Check that these options are numbers from 0 on."""
     for name in names:

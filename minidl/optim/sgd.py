@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.cpu import optimizer as kernels
-from .optimizer import Group, Optimizer, Params, at_least_zero, decayed, like
+from .optimizer import Group, Optimizer, Params, at_least_zero, decayed, like, steps_for
 
 
 class SGD(Optimizer):
@@ -43,7 +42,7 @@ class SGD(Optimizer):
             )
 
     def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
-        momentum, velocity = group["momentum"], state.get("momentum_buffer")
+        momentum, velocity, kernels = group["momentum"], state.get("momentum_buffer"), steps_for(p)
         if kernels.covers(p, g, velocity):
             keep = 1 - group["dampening"]
             if momentum != 0 and velocity is None:  # the first velocity is g, whatever the dampening

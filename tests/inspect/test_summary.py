@@ -216,3 +216,13 @@ def test_full_size_networks_are_traced_without_work():
     assert time.perf_counter() - start < 5  # it takes 0.2 s
     assert found.parameters == 138_357_544 and found.multiply_adds == 15_470_264_320
     assert found["30"].output == (1, 512, 7, 7)
+
+
+def test_an_activation_inside_a_layer_is_shown():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, activation="relu"), nn.ConvTranspose2d(2, 1, 3))
+    found = minidl.summary(net, (1, 1, 5, 5))
+    assert [row.kind for row in found.rows] == ["Sequential", "Conv2d + relu", "ConvTranspose2d"]
+    assert "0 Conv2d + relu" in str(found)
+    assert [n.type for n in minidl.draw_layers(net, (1, 1, 5, 5)).nodes if n.kind == "layer"] == [
+        "Conv2d + relu", "ConvTranspose2d",
+    ]  # fmt: skip

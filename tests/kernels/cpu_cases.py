@@ -68,7 +68,8 @@ class guarded:
     def __init__(self, *modules: Any):
         self.numpy = FramedNumPy()
         # where kernels are compiled, numpy must stay what the compiler knows
-        self.patches = [patch.object(m, "np", self.numpy) for m in modules if not hasattr(m, "prange")]
+        compiling = [m for m in modules if hasattr(m, "threaded")]
+        self.patches = [patch.object(m, "np", self.numpy) for m in modules if m not in compiling]
         self.patches += [patch.object(m, "empty", self.numpy.empty) for m in modules if hasattr(m, "empty")]
 
     def __enter__(self) -> None:

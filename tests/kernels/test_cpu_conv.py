@@ -23,7 +23,20 @@ from cpu_cases import LAYOUTS, framed, guarded
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from minidl.kernels.cpu import algorithms, conv, depthwise, direct, layout, spread, threads, vector, winograd
+from minidl.kernels.cpu import (
+    algorithms,
+    conv,
+    depthwise,
+    direct,
+    finish,
+    layout,
+    slope,
+    spread,
+    threads,
+    vector,
+    weights,
+    winograd,
+)  # fmt: skip
 from minidl.kernels.cpu.algorithms import Choice
 from minidl.kernels.geometry import ConvGeometry
 from minidl.kernels.precision import conv_precision
@@ -75,7 +88,7 @@ def arguments(
     ]
 
 
-MODULES = (direct, spread, winograd, depthwise, layout)
+MODULES = (direct, spread, winograd, depthwise, layout, finish, slope)
 
 
 @contextlib.contextmanager
@@ -345,6 +358,105 @@ def test_four_spatial_axes(name: str) -> None:
         check(name, g, arguments(name, g, np.float64))
 
 
+# ---- bias and ReLU
+
+DEPTHWISE_2D = ConvGeometry.of((2, 37, 9, 8), (37, 1, 3, 3), 2, 1, groups=37)
+GROUPS = ConvGeometry.of((2, 34, 9, 8), (66, 17, 3, 3), 1, 1, groups=2)
+STRIDED = ConvGeometry.of((2, 19, 10, 9), (35, 19, 4, 4), 2, 1)
+FINISHED = [
+    ("plain", 0, STRIDED), ("plain", 0, GROUPS), ("direct", 0, STRIDED), ("direct", 0, GROUPS), ("direct", 0, RGB),
+    ("direct", 0, UNREACHED), ("spread", 0, STRIDED), ("spread", 0, UNREACHED), ("depthwise", 0, DEPTHWISE_2D),
+    ("depthwise", 0, replace(DEPTHWISE_2D, stride=(4, 3), output=(3, 3))), ("winograd", 2, STRIDED),
+    ("winograd", 4, STRIDED), ("winograd", 4, ConvGeometry.of((2, 17, 2, 7, 7), (33, 17, 3, 3, 3), padding=1)),
+    ("reference", 0, GROUPS),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", FINISHED, ids=lambda case: f"{case[0]}{case[1] or ''} {case[2].x_shape}")
+def test_bias_and_relu(case: tuple[str, int, ConvGeometry], dtype: Any, with_bias: bool, relu: bool) -> None:
+    algorithm, tile, g = case
+    if not (with_bias or relu) or (algorithm == "winograd" and dtype == np.float64):
+        return
+    for transposed in (False, True):
+        x, w = arguments("conv_input" if transposed else "conv", g, dtype, ("channels last", "planes"))
+        channels = g.in_channels if transposed else g.out_channels
+        b = framed(np.random.default_rng(0).standard_normal(channels).astype(dtype)) if with_bias else None
+        at = {"geometry": g, "transposed": transposed}
+        name = "conv_relu" if relu else "conv_bias"
+        with forced(algorithm, tile, SHARE=1, PACKED=1), guarded(*MODULES):
+            result, again = (getattr(conv, name)(x, w, b, **at) for _ in range(2))
+        wide = [None if a is None else a.astype(np.float64) for a in (x, w, b)]
+        expected = getattr(reference, name)(*wide, **at)
+        magnitude = getattr(reference, name)(*(None if a is None else abs(a) for a in wide), **at)
+        assert result.shape == expected.shape and result.dtype == dtype
+        assert not relu or (result >= 0).all()
+        if tile:
+            assert abs(result - expected).max() <= LOSS[tile] * magnitude.max()
+        else:
+            assert (abs(result - expected) <= (1e-6 if dtype == np.float32 else 1e-14) * magnitude).all()
+        np.testing.assert_array_equal(result, again)
+
+
+@pytest.mark.parametrize("algorithm", ["plain", "direct", "spread", "depthwise", "winograd"])
+def test_relu_keeps_nan(algorithm: str) -> None:
+    g = ConvGeometry.of((1, 18, 6, 6), (18, 1, 3, 3), padding=1, groups=18)
+    if algorithm != "depthwise":
+        g = ConvGeometry.of((1, 18, 6, 6), (7, 18, 3, 3), padding=1)
+    for transposed in (False, True):
+        x, w = (a.copy() for a in arguments("conv_input" if transposed else "conv", g, np.float32))
+        x[0, 3, 0, 0] = np.nan
+        with forced(algorithm, 2 if algorithm == "winograd" else 0):
+            y = conv.conv_relu(x, w, None, geometry=g, transposed=transposed)
+        assert np.isnan(y[0, :, 0, 0]).sum() == (1 if algorithm == "depthwise" else y.shape[1])
+        assert (y[0, :, 5, 5] >= 0).all()
+
+
+@pytest.mark.parametrize("way", ["plain", "direct"])
+def test_bias_and_relu_in_half_precision(way: str) -> None:
+    g = ConvGeometry.of((2, 3, 7, 7), (4, 3, 3, 3), 2, 1)
+    x, w = arguments("conv", g, np.float64)
+    at = {"geometry": g, "transposed": False}
+    with forced(way):
+        half = conv.conv_relu(*(a.astype(np.float16) for a in (x, w, np.ones(4))), **at)
+    assert half.dtype == np.float16
+    np.testing.assert_allclose(half, reference.conv_relu(x, w, np.ones(4), **at), rtol=0.02, atol=0.02)
+    slope_half = conv.conv_relu_slope(half, half)
+    assert [a.dtype for a in slope_half] == [np.float16] * 2
+
+
+@settings(max_examples=40)
+@given(
+    st.tuples(st.integers(0, 4), st.integers(1, 70), st.integers(1, 30), st.integers(1, 40)),
+    st.sampled_from([np.float32, np.float64]),
+    st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
+    st.sampled_from([(8, 1), (512, 64)]),
+)
+@example((3, 600, 9, 8), np.float32, ("channels last", "channels last"), (512, 64))
+@example((2, 1, 30, 40), np.float32, ("planes", "channels last"), (512, 1))
+def test_slope_of_bias_and_relu(
+    shape: tuple[int, ...], dtype: Any, layouts: tuple[str, str], lines: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(sum(shape))
+    y = rng.standard_normal(shape).astype(dtype)
+    y[y < 0] = 0
+    y[rng.random(shape) < 0.01] = np.nan
+    g, y = framed(rng.standard_normal(shape).astype(dtype), layouts[0]), framed(y, layouts[1])
+    limits = {"LINE": lines[0], "LINES": lines[1]}
+    with patch.multiple(slope, **limits), patch.multiple(conv, LARGE=0, PASS=1), guarded(*MODULES):
+        (gz, gb), again = (conv.conv_relu_slope(g, y) for _ in range(2))
+    expected, sums = reference.conv_relu_slope(g.astype(np.float64), y.astype(np.float64))
+    np.testing.assert_array_equal(gz, expected)
+    assert gz.dtype == gb.dtype == dtype
+    eps = 50 * np.finfo(dtype).eps
+    assert (abs(gb - sums) <= eps * (abs(expected).sum((0, 2, 3)) + 1e-30)).all()
+    np.testing.assert_array_equal(gb, again[1])
+    if layouts[1] == "channels last":
+        assert np.moveaxis(gz, 1, -1).flags.c_contiguous, "the kernels that follow read it without a copy"
+
+
 # ---- the choice
 
 CHOICES = {
@@ -395,14 +507,13 @@ OTHER_PROCESSORS = """
 import llvmlite.binding
 import numpy as np
 features = llvmlite.binding.get_host_cpu_features()
-for name in ("avx512f", "avx"):
-    if name != {best!r}:
-        features[name] = False
+for name in ("avx512f", "avx", "neon"):
+    features[name] = name == {best!r}
 llvmlite.binding.get_host_cpu_features = lambda: features
-from minidl.kernels.cpu import depthwise, direct, spread, vector, winograd
+from minidl.kernels.cpu import depthwise, direct, products, recurrent, spread, vector, winograd
 from minidl.kernels.geometry import ConvGeometry
 from minidl.kernels.reference import conv as reference
-assert vector.BYTES == {width}, vector.BYTES
+assert (vector.BYTES, vector.REGISTERS) == {register}
 rng = np.random.default_rng(0)
 for module, x, w, at, extra in (
     (winograd, (2, 19, 3, 9, 14), (21, 19, 3, 3, 3), (1, 1), (4,)),
@@ -418,14 +529,34 @@ for module, x, w, at, extra in (
         if hasattr(module, name):
             exact = getattr(reference, name)(*(a.astype(float) for a in arrays), geometry=g)
             np.testing.assert_allclose(getattr(module, name)(*arrays, g, *extra), exact, rtol=1e-3, atol=1e-3)
+for dtype in (np.float32, np.float64):
+    for first, second in (("C", "C"), ("C", "F"), ("F", "C"), ("F", "F")):
+        a, b = (rng.standard_normal((300, 300)).astype(dtype, order) for order in (first, second))
+        for a, b in ((a, b), (a[:71], b[:, :37])):
+            np.testing.assert_allclose(products.multiply(a, b), a @ b, atol=1e-4)
+x, h, w = (rng.standard_normal(shape, dtype=np.float32) / 4 for shape in ((5, 9, 400), (9, 100), (400, 100)))
+compiled = recurrent.lstm(x, h, h, w, None, reverse=False)
+for array, exact in zip(compiled, recurrent.reference.lstm(x, h, h, w, None, reverse=False), strict=True):
+    np.testing.assert_allclose(array, exact, atol=1e-5)
 """
 
 
 @pytest.mark.slow  # compiles everything once more
-@pytest.mark.parametrize(("best", "width"), [("avx", 32), ("", 16)])
+@pytest.mark.parametrize(("best", "register"), [("avx", (32, 16)), ("neon", (16, 32)), ("", (16, 16))])
 @pytest.mark.skipif(vector.BYTES != 64, reason="pretends that a processor with AVX-512 is a smaller one")
-def test_smaller_vectors(best: str, width: int, tmp_path: Path) -> None:
-    run(OTHER_PROCESSORS.format(best=best, width=width), MINIDL_CACHE_DIR=str(tmp_path))
+def test_smaller_vectors(best: str, register: tuple[int, int], tmp_path: Path) -> None:
+    run(OTHER_PROCESSORS.format(best=best, register=register), MINIDL_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.parametrize("channels", [3, 20])
+def test_weights_are_packed_once_for_a_recurrence(channels: int) -> None:
+    g = ConvGeometry.of((1, channels, 9, 9), (4, channels, 3, 3), 1, 1)
+    x, w = arguments("conv", g, np.float32)
+    with weights.kept(), patch.object(direct, "pack", wraps=direct.pack) as pack:
+        results = [direct.conv(x, w, g) for _ in range(3)]
+    assert pack.call_count == 1
+    for result in results:
+        np.testing.assert_array_equal(result, direct.conv(x, w, g))
 
 
 # ---- threads
@@ -512,49 +643,6 @@ assert os.waitpid(child, 0)[1] == 0
 
 
 # ---- the cache of compiled code
-
-COMPILE = """
-import numpy as np, sys, time, warnings
-from minidl.kernels.cpu import compile
-@compile.jit
-def twice(a):
-    return a * 2
-assert twice(3) == 6 and twice(2.5) == 5
-print(sum(twice.stats.cache_hits.values()), sum(twice.stats.cache_misses.values()))
-"""
-
-
-def test_compiled_code_is_kept(tmp_path: Path) -> None:
-    def files() -> list[Path]:
-        return sorted(tmp_path.glob("*/*"))
-
-    script = tmp_path / "twice.py"
-    script.write_text(COMPILE)
-    code = f"exec(compile(open({str(script)!r}).read(), {str(script)!r}, 'exec'))"
-    home = {"MINIDL_CACHE_DIR": str(tmp_path)}
-    assert run(code, **home).split() == ["0", "2"]
-    assert len(files()) == 2
-    assert run(code, **home).split() == ["2", "0"]
-    files()[0].write_bytes(b"damaged")
-    assert run(code, **home).split() == ["1", "1"]
-    assert run(code, **home).split() == ["2", "0"]
-
-
-def test_a_cache_that_is_read_only_is_read(tmp_path: Path) -> None:
-    script = tmp_path / "twice.py"
-    script.write_text(COMPILE)
-    code = f"exec(compile(open({str(script)!r}).read(), {str(script)!r}, 'exec'))"
-    home = {"MINIDL_CACHE_DIR": str(tmp_path)}
-    assert run(code, **home).split() == ["0", "2"]
-    # permissions would not keep root from writing
-    refusing = """
-import tempfile, warnings
-def refuse(*args, **options):
-    raise OSError(30, "Read-only file system")
-tempfile.TemporaryFile = refuse
-warnings.simplefilter("error")
-"""
-    assert run(refusing + code, **home).split() == ["2", "0"]
 
 
 def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path) -> None:

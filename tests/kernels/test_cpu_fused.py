@@ -116,6 +116,45 @@ def test_cross_entropy_by_rows(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(got, right)
 
 
+@settings(max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 300), st.sampled_from([0.0, 1.0, 30.0, 1e4]), st.integers(0, 10**6))
+def test_cross_entropy_of_rows_by_compiled_loops(count: int, classes: int, spread: float, seed: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("SHARE", 1), ("IN_CACHE", 50)):
+            patch.setattr(normalization, name, value)
+        rng = np.random.default_rng(seed)
+        x = (rng.standard_normal((count, classes)) * spread).astype(np.float32)
+        target, g = rng.integers(0, classes, count), rng.standard_normal(count).astype(np.float32)
+        loss, lse = normalization.softmax_cross_entropy(x, target)
+        gx, _ = normalization.softmax_cross_entropy_backward(g, x, target, lse, needs=[True, False])
+    wide = x.astype(np.float64)
+    right, right_lse = reference.softmax_cross_entropy(wide, target)
+    right_gx, _ = reference.softmax_cross_entropy_backward(g.astype(np.float64), wide, target, right_lse, needs=[True])
+    near = 1e-6 * max(1, np.abs(x).max())
+    np.testing.assert_allclose(lse, right_lse, 1e-6, near)
+    np.testing.assert_allclose(loss, right, 1e-6, 2 * near)
+    np.testing.assert_allclose(gx, right_gx, 1e-5 + 2 * near, 2 * near * np.abs(g).max())
+
+
+def test_cross_entropy_of_rows_at_the_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normalization, "IN_CACHE", 1)
+    x = np.zeros((4, 5), np.float32)
+    x[0, 1:] = -np.inf  # classes that are ruled out
+    x[1, 2] = np.nan
+    x[2] = [88, -88, 1e30, -1e30, 0]
+    target = np.array([0, 1, 2, 3])
+    with np.errstate(all="ignore"):
+        loss, lse = normalization.softmax_cross_entropy(x, target)
+        right = reference.softmax_cross_entropy(x, target)
+        gx, _ = normalization.softmax_cross_entropy_backward(lse, x, target, lse, needs=[True, False])
+        right_gx, _ = reference.softmax_cross_entropy_backward(lse, x, target, lse, needs=[True, False])
+    np.testing.assert_allclose(loss, right[0], 1e-6)
+    np.testing.assert_allclose(lse, right[1], 1e-6)
+    np.testing.assert_allclose(gx, right_gx, 1e-6)
+    with pytest.raises(IndexError):
+        normalization.softmax_cross_entropy(x, target + 2)
+
+
 # ---- optimizers
 OPTIONS = [
     (optim.Adam, {}),

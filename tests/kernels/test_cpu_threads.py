@@ -41,6 +41,17 @@ def test_the_number_can_be_set_and_is_checked() -> None:
     assert threads.get_num_threads() == before
 
 
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_waiting_threads_sleep_unless_the_user_has_decided(given: dict[str, str]) -> None:
+    """What number of spins OpenMP is started with, and that the process keeps its environment."""
+    code = (
+        "import os, numba; from minidl.kernels.cpu import threads; seen = [];"
+        "numba.get_num_threads = lambda: seen.append(os.environ.get('GOMP_SPINCOUNT'));"
+        "threads.start_threads(); print(seen, 'GOMP_SPINCOUNT' in os.environ)"
+    )
+    assert run(code, **given) == ("[None] False" if given else "['2000'] False")
+
+
 def test_the_environment_limits_the_default() -> None:
     code = "from minidl.kernels.cpu import threads as t; print(t.get_num_threads(), t.most())"
     cores = threads.available()

@@ -174,7 +174,7 @@ def test_biases_learn_twice_as_fast_and_do_not_decay():
 @pytest.mark.parametrize("net", [C3D, SmallC3D])
 def test_learns_one_batch_by_heart(net):
     """Clips that differ only in the direction in which a spot moves."""
-    minidl.manual_seed(0)
+    minidl.manual_seed(1)
     clips = np.zeros((4, 3, 8, 32, 32), np.float32)
     for i, (dy, dx) in enumerate([(1, 0), (-1, 0), (0, 1), (0, -1)]):
         for t in range(8):

@@ -74,3 +74,9 @@ def test_module_dict():
     assert len(net) == 0
     with pytest.raises(KeyError, match="has an attribute 'keys' already"):
         net["keys"] = nn.ReLU()
+
+
+def test_appending_replaces_nothing_where_names_have_gaps():
+    first, second, last = nn.Linear(2, 2), nn.Linear(2, 2), nn.ReLU()
+    net = nn.Sequential({"0": first, "2": second}).append(last)
+    assert list(net) == [first, second, last] and list(net[1:].append(first)) == [second, last, first]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import minidl
+import minidl.functional as F
 from minidl import nn
 
 # a layer, made by the same expression from minidl.nn and torch.nn, and the shape of its input
@@ -187,6 +188,23 @@ def test_a_transposed_convolution_is_the_adjoint():
     assert math.isclose(left, right, rel_tol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d,
+                                  nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])  # fmt: skip
+def test_activation_of_a_convolution(kind):
+    with_relu, without = kind(2, 3, 2, activation="relu").double(), kind(2, 3, 2).double()
+    assert repr(with_relu) == repr(without)[:-1] + ", activation=relu)"
+    assert list(with_relu.state_dict()) == list(without.state_dict()) == ["weight", "bias"]
+    with_relu.load_state_dict(without.state_dict())
+    a = random((2, 2, 4, 5, 3)[: 2 + kind.num_spatial_dims])
+    x, z = (minidl.tensor(a, requires_grad=True) for _ in range(2))
+    y, expected = with_relu(x), F.relu(without(z))
+    np.testing.assert_array_equal(y.numpy(), expected.numpy())
+    y.backward(minidl.tensor(random(y.shape, 1)))
+    expected.backward(minidl.tensor(random(y.shape, 1)))
+    for one, two in ((x, z), *zip(with_relu.parameters(), without.parameters(), strict=True)):
+        np.testing.assert_allclose(one.grad.numpy(), two.grad.numpy(), rtol=1e-12, atol=1e-13)
+
+
 def test_adaptive_pooling_by_hand():
     a = random((2, 3, 7))
     y = nn.AdaptiveAvgPool1d(3)(minidl.tensor(a)).numpy()
@@ -269,6 +287,7 @@ def test_batch_norm_checks_the_rank():
     (lambda: nn.Conv2d(3, 4, 3, padding="same", stride=2), "with stride 1; stride is"),
     (lambda: nn.Conv2d(3, 4, 3, padding_mode="mirror"), "Conv2d: padding_mode is 'mirror'; it must be .zeros., .refl"),
     (lambda: nn.ConvTranspose2d(3, 4, 3, padding_mode="reflect"), 'padding_mode .* it must be "zeros"$'),
+    (lambda: nn.Conv2d(3, 4, 3, activation="gelu"), "Conv2d: activation is 'gelu'; it must be .relu. or None"),
     (lambda: nn.ConvTranspose2d(3, 4, 3, padding="same"), "ConvTranspose2d: padding is 'same'"),
     (lambda: nn.Dropout(1.5), "Dropout: p is 1.5"),
     (lambda: nn.Hardtanh(2, 1), "Hardtanh: min_val is 2"),

@@ -314,6 +314,31 @@ def _conv_weight(x, y, geometry):
     return w
 
 
+@oracle("conv_bias")
+def _conv_bias(x, w, b, geometry, transposed):
+    y = (_conv_input if transposed else _conv)(x, w, geometry)
+    for at in np.ndindex(y.shape):
+        y[at] += b[at[1]]
+    return y
+
+
+@oracle("conv_relu")
+def _conv_relu(x, w, b, geometry, transposed):
+    channels = geometry.in_channels if transposed else geometry.out_channels
+    y = _conv_bias(x, w, np.zeros(channels) if b is None else b, geometry, transposed)
+    return np.where(y < 0, 0, y)
+
+
+@oracle("conv_relu_slope")
+def _conv_relu_slope(g, y):
+    gz, gb = np.zeros(g.shape), np.zeros(g.shape[1])
+    for at in np.ndindex(g.shape):
+        if y[at] > 0:
+            gz[at] = g[at]
+            gb[at[1]] += g[at]
+    return [gz, gb]
+
+
 # ---- pooling
 def _windows(g: Any) -> Iterator[tuple[tuple, list[tuple[tuple, tuple]]]]:
     """For each output position: (place in the kernel, place in the input) of the window, places outside included."""

@@ -39,6 +39,11 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], tuple[str, ...]]] = 
         ValueError,
         ("conv2d", "3 channels", "(2, 4, 3, 3)", "expects 4"),
     ),
+    "conv activation": (
+        lambda: F.conv2d(t(1, 1, 5, 5), t(2, 1, 3, 3), activation="tanh"),
+        ValueError,
+        ("conv2d: activation is 'tanh'", '"relu" or None'),
+    ),
     "conv bias": (lambda: F.conv2d(t(1, 1, 5, 5), t(2, 1, 3, 3), t(3)), ValueError, ("bias has shape (3,)", "(2,)")),
     "transposed conv channels": (
         lambda: F.conv_transpose2d(t(1, 3, 5, 5), t(2, 4, 3, 3)),

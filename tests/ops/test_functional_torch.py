@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def _accepted(call: Callable) -> bool:
     return True
 
 
-def _conv_case(name: str, sizes: tuple, bias: bool, out_axis: int) -> None:
+def _conv_case(name: str, sizes: tuple, bias: bool, relu: bool, out_axis: int) -> None:
     rank, x_shape, w_shape, arguments = sizes
     rng = np.random.default_rng(1)
     channels = w_shape[0] if out_axis == 0 else w_shape[1] * arguments["groups"]
@@ -134,19 +135,38 @@ def _conv_case(name: str, sizes: tuple, bias: bool, out_axis: int) -> None:
     ours, other = getattr(F, f"{name}{rank}d"), getattr(TF, f"{name}{rank}d")
     inputs = [Tensor(a).requires_grad_() for a in arrays[: 2 + bias]]
     assume(_accepted(lambda: ours(*inputs, **arguments)))
-    compare(ours, other, inputs, arguments)
+    if relu:  # PyTorch's functions have no such argument
+        compare(partial(ours, activation="relu"), lambda *x, **at: TF.relu(other(*x, **at)), inputs, arguments)
+    else:
+        compare(ours, other, inputs, arguments)
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes=convolutions(), bias=st.booleans())
-def test_convolution(sizes: tuple, bias: bool):
-    _conv_case("conv", sizes, bias, 0)
+@given(sizes=convolutions(), bias=st.booleans(), relu=st.booleans())
+def test_convolution(sizes: tuple, bias: bool, relu: bool):
+    _conv_case("conv", sizes, bias, relu, 0)
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes=convolutions(transposed=True), bias=st.booleans())
-def test_transposed_convolution(sizes: tuple, bias: bool):
-    _conv_case("conv_transpose", sizes, bias, 1)
+@given(sizes=convolutions(transposed=True), bias=st.booleans(), relu=st.booleans())
+def test_transposed_convolution(sizes: tuple, bias: bool, relu: bool):
+    _conv_case("conv_transpose", sizes, bias, relu, 1)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_activation_is_one_operation_that_keeps_what_it_needs(transposed: bool, bias: bool):
+    x, w = (Tensor(np.random.default_rng(i).standard_normal((2, 2, 3, 3))).requires_grad_() for i in range(2))
+    b = Tensor(np.ones(2)).requires_grad_() if bias else None
+    f = F.conv_transpose2d if transposed else F.conv2d
+    y: Any = f(x, w, b, activation="relu")
+    assert y.node.primitive.name == "conv_relu"
+    assert [n for n, _ in y.node.primitive.saved_arrays(y.node)] == ["x", "w", *["b"] * bias, "y"]
+    np.testing.assert_array_equal(y.numpy(), F.relu(f(x, w, b)).numpy())
+    if bias:
+        linear: Any = f(x, w, b)
+        assert linear.node.primitive.name == "conv_bias"
+        assert [n for n, _ in linear.node.primitive.saved_arrays(linear.node)] == ["w", "x"]
 
 
 @st.composite
