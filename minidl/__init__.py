@@ -156,20 +156,27 @@ _LATER = {
     "gradcheck": "minidl.checking:gradcheck",
     "gradgradcheck": "minidl.checking:gradgradcheck",
     **{name: f"minidl.inspect:{name}" for name in ("draw_autograd", "draw_layers", "explain", "summary")},
-    "conv_precision": "minidl.kernels.precision:conv_precision",
+    **{
+        name: f"minidl.kernels.precision:{name}"
+        for name in ("conv_precision", "get_float32_matmul_precision", "set_float32_matmul_precision")
+    },
     **{name: f"minidl.kernels.cpu.threads:{name}" for name in ("get_num_threads", "set_num_threads")},
-    **{name: f"minidl.kernels.cpu.recycle:{name}" for name in ("empty_cache", "memory_stats")},
+    **{name: f"minidl.core.memory:{name}" for name in ("empty_cache", "memory_stats")},
+    "cuda": "minidl.core.cuda",
+    "OutOfMemoryError": "minidl.core.cuda:OutOfMemoryError",
 }
 
 if TYPE_CHECKING:
     from . import checking, data, inspect, models, nn, optim, train
     from .checking import gradcheck, gradgradcheck
+    from .core import cuda
+    from .core.cuda import OutOfMemoryError
+    from .core.memory import empty_cache, memory_stats
     from .inspect import draw_autograd, draw_layers
     from .inspect.explain import explain
     from .inspect.summary import summary
-    from .kernels.cpu.recycle import empty_cache, memory_stats
     from .kernels.cpu.threads import get_num_threads, set_num_threads
-    from .kernels.precision import conv_precision
+    from .kernels.precision import conv_precision, get_float32_matmul_precision, set_float32_matmul_precision
 
 
 def __getattr__(name: str) -> Any:

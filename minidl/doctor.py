@@ -21,6 +21,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
 
+from .core.cuda import INSTALL, driver_found
+
 Level = Literal["fine", "note", "problem"]
 MARKS: dict[Level, str] = {"fine": " ", "note": "!", "problem": "x"}
 STYLES: dict[Level, str] = {"fine": "", "note": "yellow", "problem": "bold red"}
@@ -395,6 +397,11 @@ try:
     runtime = cupy.cuda.runtime
     out["toolkit"] = runtime.runtimeGetVersion()
     try:
+        from cupy.cuda import compiler
+        out["cache"] = compiler.get_cache_dir()
+    except Exception:  # another version's
+        pass
+    try:
         from cupy.cuda import nvrtc
         out["nvrtc"] = ".".join(map(str, nvrtc.getVersion()))
     except Exception as error:
@@ -413,9 +420,9 @@ print("\\n" + json.dumps(out))
 
 def _gpu() -> Findings:
     section = "GPU"
-    driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+    driver = driver_found()
     if not any(map(_installed, ("cupy", "cupy-cuda13x", "cupy-cuda12x"))):
-        advice = "a driver is here: pip install 'minidl[cuda]' computes on the GPU" if driver else ""
+        advice = f"a driver is here: {INSTALL}, and minidl computes on the GPU" if driver else ""
         yield Finding(section, "CuPy", "missing", "note" if driver else "fine", advice)
         return
     seen, failure = _ask_gpu()
@@ -430,16 +437,48 @@ def _gpu() -> Findings:
         advice = "it compiles the kernels: pip install 'cupy-cuda13x[ctk]'"
         level: Level = "problem" if driver else "note"
         yield Finding(section, "NVRTC", f"cannot be loaded: {seen.get('nvrtc error', 'unknown')}", level, advice)
+    yield from _driver(section, seen)
     if seen.get("devices"):
+        from .kernels.cuda.plan import LOWEST
+
         for i, (name, memory, capability) in enumerate(seen["devices"]):
             value = f"{name}, {memory / 2**30:.1f} GiB, compute capability {capability}"
-            yield Finding(section, f"device {i}", value)
+            if int(capability.replace(".", "")) < LOWEST:
+                advice = f"below {LOWEST / 10:.1f} the plain kernels run, without tensor cores: right, but slow"
+                yield Finding(section, f"device {i}", value, "note", advice)
+            else:
+                yield Finding(section, f"device {i}", value)
     elif driver:
         advice = "nvidia-smi says more; the driver may be older than CuPy's CUDA, the container without --gpus all"
         value = f"none can be used: {seen.get('error', 'the driver sees none')}"
         yield Finding(section, "devices", value, "problem", advice)
     else:
         yield Finding(section, "devices", "none, and no driver")
+
+
+def _driver(section: str, seen: Mapping[str, Any]) -> Findings:
+    """The driver's CUDA beside CuPy's, and where CuPy keeps compiled kernels."""
+    toolkit, driver = seen.get("toolkit", 0), seen.get("driver", 0)
+    if driver:
+        value = f"for CUDA {_cuda(driver)}; CuPy has CUDA {_cuda(toolkit)}"
+        if driver // 1000 < toolkit // 1000:
+            advice = f"update the driver, or install a CuPy for CUDA {driver // 1000}: cupy-cuda{driver // 1000}x"
+            yield Finding(section, "driver", value, "problem", advice)
+        else:
+            yield Finding(section, "driver", value)
+    if "cache" in seen:
+        folder = Path(seen["cache"]).expanduser()
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if os.access(there, os.W_OK):
+            yield Finding(section, "kernels", f"{folder}, {_size(folder) / 2**20:.1f} MiB")
+        else:
+            advice = "each process compiles them anew: make it writable, or set CUPY_CACHE_DIR to a folder that is"
+            yield Finding(section, "kernels", f"{folder} is not writable", "problem", advice)
+
+
+def _cuda(number: int) -> str:
+    """13020 -> 13.2"""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _installed(name: str) -> bool:

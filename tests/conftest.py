@@ -1,7 +1,8 @@
 """Hypothesis profiles, and switches that turn skipped GPU tiers and skipped browser tests into failures.
 
 Most CUDA code is checked without a device: CUDA C++ runs on the CPU behind a shim and is compiled for real devices by
-NVRTC, numba.cuda runs in its simulator. Where a compiler or a library is missing these tests skip and say so.
+NVRTC, numba.cuda runs in its simulator, the engine computes on a stand-in for CuPy. Where a compiler or a library is
+missing these tests skip and say so.
 MINIDL_REQUIRE_GPU_TIERS=1 (set by .ci/run) does not let them: a skip in one of their files fails, and so does a run in
 which a tier passed no test. Tests marked `gpu` need a device and may always skip. In the same way
 MINIDL_REQUIRE_BROWSER=1 (set by .ci/run where there is a browser) does not let tests marked `browser` skip.
@@ -25,6 +26,7 @@ TIERS = {
     "CUDA C++ on the CPU": "tests/kernels/test_cuda_host*.py",
     "CUDA C++ compiled by NVRTC": "tests/kernels/test_cuda_nvrtc*.py",
     "numba.cuda in its simulator": "tests/kernels/test_numba_cuda*.py",
+    "the engine on CUDA arrays": "tests/cuda_engine/test_engine*.py",
 }
 REQUIRED = os.environ.get("MINIDL_REQUIRE_GPU_TIERS") == "1"
 REQUIRE_BROWSER = os.environ.get("MINIDL_REQUIRE_BROWSER") == "1"

@@ -32,6 +32,8 @@ def test_required_tiers(tmp_path, changed, required, fails_with):
     kernels = tmp_path / "tests" / "kernels"
     kernels.mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("conftest.py"), kernels.parent)
+    (tmp_path / "tests" / "cuda_engine").mkdir()
+    (tmp_path / "tests" / "cuda_engine" / "test_engine_steps.py").write_text(RUNS)
     files = dict.fromkeys(["test_cuda_host.py", "test_cuda_nvrtc.py", "test_numba_cuda.py"], RUNS) | changed
     for name, text in files.items():
         if text:

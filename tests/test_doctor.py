@@ -274,6 +274,29 @@ def test_a_gpu(cupy):
     found = rows(doctor._gpu)
     assert found["device 0"].value == "Fast GPU, 16.0 GiB, compute capability 9.0"
     assert found["NVRTC"].value == "13.0" and {f.level for f in found.values()} == {"fine"}
+    assert found["driver"].value == "for CUDA 13.0; CuPy has CUDA 13.0"
+
+
+def test_an_old_driver_and_an_old_gpu(cupy):
+    old = "runtime.driverGetVersion = staticmethod(lambda: 12040)\n"
+    properties = "dict(name=b'Old', totalGlobalMem=1, major=7, minor=5)"
+    small = f"runtime.getDeviceProperties = staticmethod(lambda i: {properties})"
+    cupy(RUNTIME + old + small)
+    found = rows(doctor._gpu)
+    assert found["driver"].level == "problem" and "cupy-cuda12x" in found["driver"].advice
+    assert found["device 0"].level == "note" and "tensor cores" in found["device 0"].advice
+
+
+def test_where_compiled_kernels_are_kept(tmp_path, monkeypatch):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "a.cubin").write_bytes(bytes(2**20))
+    for folder, size in ((kept, "1.0"), (tmp_path / "to" / "come", "0.0")):
+        (found,) = doctor._driver("GPU", {"cache": str(folder)})
+        assert found.value == f"{folder}, {size} MiB" and found.level == "fine"
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    (found,) = doctor._driver("GPU", {"cache": str(kept)})
+    assert found.level == "problem" and "CUPY_CACHE_DIR" in found.advice
 
 
 def test_no_device_is_fine_without_a_driver_and_a_problem_with_one(cupy, monkeypatch):

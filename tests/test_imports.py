@@ -35,6 +35,19 @@ def test_import_loads_no_heavy_library(statement):
     assert done.stdout.split() == []
 
 
+def test_import_loads_little_of_the_standard_library():
+    # together these take as long as the engine; without site, which may have loaded them before
+    slow = ["email", "json", "logging", "multiprocessing", "pathlib", "shutil", "string", "subprocess", "urllib"]
+    paths = [path for path in sys.path if path]
+    code = (
+        f"import sys; sys.path[:0] = {paths}; import numpy; before = set(sys.modules); import minidl;"
+        f"print(*[m for m in {slow} if m in sys.modules.keys() - before])"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
 def test_elementwise_work_loads_no_heavy_library():
     done = python(
         "import minidl, sys; x = minidl.ones(2, requires_grad=True); (x.exp() @ x).backward();"

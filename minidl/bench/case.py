@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from . import devices
 
 
 class Work(NamedTuple):
@@ -31,22 +32,39 @@ class Run(NamedTuple):
 
 
 class Case:
-    """A case of a workload: a call runs it once. prepare: makes networks and data; called before the first run, and not
-    timed."""
+    """A case of a workload: a call runs it, once or several times. prepare: makes networks and data; called before the
+    first run, and not timed. Where arrays may lie in one of two ways, it is the faster one."""
 
     def __init__(self, prepare: Callable[[], Work]):
         self._prepare = prepare
         self._work: Work | None = None
 
-    def __call__(self, check: bool = False) -> Run:
-        """check: also look at the result, which takes a while if it is large."""
+    def __call__(self, check: bool = False, runs: int = 1) -> Run:
+        """check: also look at the result, which takes a while if it is large. runs: one after the other, of which the
+        mean is taken."""
         if self._work is None:
-            self._work = self._prepare()
+            self._work = self._fastest()
         step, flops, nbytes = self._work
-        start = time.perf_counter()
-        result = step()
-        seconds = time.perf_counter() - start
+        seconds, result = devices.timed(step, runs)
         value = None
         if check and result is not None:
-            value = float(np.abs(result.detach().numpy()).mean(dtype=np.float64))
+            result = result.detach()
+            if devices.now.cuda and devices.now.library != "minidl":
+                result = result.float().cpu()  # NumPy has no bfloat16
+            value = float(np.abs(result.numpy()).mean(dtype=np.float64))
         return Run(seconds, value, flops, nbytes)
+
+    def _fastest(self) -> Work:
+        """The work, with arrays that lie as is best for it."""
+        layouts = devices.layouts()
+        if len(layouts) > 1:
+            layouts.sort(key=self._trial)
+        devices.lay_out(layouts[0])
+        return self._prepare()
+
+    def _trial(self, channels_last: bool) -> float:
+        """Seconds of a run with arrays that lie so; the work is thrown away, since steps change weights."""
+        devices.lay_out(channels_last)
+        step = self._prepare().step
+        devices.timed(step, 3)
+        return devices.timed(step, 5)[0]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 
+from ..core import cuda
 from ..data.extras import no_such, require
 from ..doctor import busy
 from ..kernels.cpu.threads import available
 from ..train.files import write_json
+from .devices import PRECISIONS
 from .duel import BenchError, Result, duel
 from .show import Ceiling, growth, growth_line, table
 from .worker import find
@@ -29,6 +33,7 @@ WIDE = 200  # characters in a line of a file or a pipe
 def run(
     workloads: Sequence[str] = (), *, against: str | None = None, json: Path | None = None, plot: Path | None = None,
     threads: int | None = None, seconds: float = 5.0, sweep: bool = False, sizes: Sequence[str] = (),
+    device: str = "cpu", precision: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Measure and print. Returns 0; 1 if measuring failed, as when the two libraries do not compute the same;
     2 for a wrong call; 130 after Ctrl-C, with what was measured until then.
@@ -36,7 +41,8 @@ def run(
     workloads: names, or "all"; none: the usual ones. against: "torch", "none" to measure minidl alone, None for torch
     where it is installed. json, plot: files to write. threads: for each side; None: all usable cores. seconds: for each
     case, about. sweep: also measure how time grows with each size. sizes: for all workloads that have them, as
-    name=value.
+    name=value. device: "cpu", "cuda" or "cuda:N". precision: of products of float32 on a CUDA device, one or more of
+    devices.PRECISIONS; none: "highest", "high" and "medium".
     """
     from rich.console import Console
 
@@ -46,9 +52,10 @@ def run(
     if not console.is_terminal:
         console = Console(width=WIDE)
     try:
-        chosen = select(workloads)
-        given = _sizes(sizes, chosen)
-        peer = _peer(against)
+        chosen = select(workloads, device)
+        given = _sizes(sizes, chosen, device)
+        _check_device(device, precision)
+        peer = _peer(against, device)
         _check(threads, seconds, json, plot)
     except ValueError as error:
         print(f"minidl bench: {error}", file=sys.stderr)
@@ -58,19 +65,25 @@ def run(
     facts = machine()
     versions = f"minidl {facts['minidl']}" + (f" and {peer} {version(peer)}" if peer else "")
     say(f"{versions}; {_count(threads, 'thread')}; {facts['processor']}, {facts['cores']} cores")
+    if device != "cpu":
+        say(f"{device}: {facts['GPU']}")
     if peer is None and against is None:
         say("PyTorch is not installed, so minidl is measured alone: pip install 'minidl[torch]' for a comparison")
     for finding in busy():
         if finding.advice:
             say(f"{finding.value}: what is measured now, with several threads above all, means little", style="yellow")
-    results, status = [], 0
+    results: list[Result] = []
+    status = 0
+    ceilings: dict[str, Ceiling] = {}
     try:
-        ceiling = measure_ceiling(threads, peer)
-        best = f"{ceiling.flops / 1e9:.0f} GFLOP/s (product of matrices), {ceiling.bytes / 1e9:.1f} GB/s (copy)"
-        say(f"at best, measured now: {best}")
-        with console.status("measuring") as doing:
-            for result in _measure(chosen, given, peer, threads, seconds, sweep, doing.update):
-                results.append(result)
+        for name in _precisions(device, precision):
+            at = () if device == "cpu" else (device, name)
+            ceilings[name] = ceiling = measure_ceiling(threads, peer, *at)
+            best = f"{ceiling.flops / 1e9:.0f} GFLOP/s (product of matrices), {ceiling.bytes / 1e9:.1f} GB/s (copy)"
+            say(f"at best{f' with {name} precision' if at else ''}, measured now: {best}")
+            with console.status("measuring") as doing:
+                for result in _measure(chosen, given, peer, threads, seconds, sweep, doing.update, *at):
+                    results.append(result)
     except KeyboardInterrupt:
         if not results:
             raise
@@ -82,7 +95,11 @@ def run(
             return 1
         status = 1
         say("measured before that:")
-    console.print(table(results, ceiling, peer))
+    for name, ceiling in ceilings.items():
+        own = [r for r in results if r.precision == name]
+        if len(ceilings) > 1 and own:
+            say(f"{name} precision:")
+        console.print(table(own, ceiling, peer))
     for g in growth(results):
         say(growth_line(g, peer))
     if peer:
@@ -98,7 +115,9 @@ def run(
                 "machine": facts,
                 "threads": threads,
                 "peer": None if peer is None else f"{peer} {version(peer)}",
-                "ceiling": ceiling._asdict(),
+                "device": device,
+                "ceiling": next(iter(ceilings.values()))._asdict(),
+                "ceilings": {name: found._asdict() for name, found in ceilings.items()},
                 "results": [asdict(result) for result in results],
             },
         )
@@ -108,6 +127,7 @@ def run(
         from .plot import draw
 
         about = f"{facts['processor']}, {_count(threads, 'thread')}, {datetime.now(UTC):%Y-%m-%d}; {versions}"
+        ceiling = next(iter(ceilings.values()))
         save(draw(results, ceiling, peer, f"minidl beside {peer}" if peer else "minidl", about), plot)
         say(f"picture: {plot}")
     return status
@@ -117,17 +137,21 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def select(names: Sequence[str]) -> dict[str, Workload]:
-    """The workloads of these names; "all" is every one, no name the usual ones. Raises ValueError."""
+def select(names: Sequence[str], device: str = "cpu") -> dict[str, Workload]:
+    """The workloads of these names; "all" is every one that makes sense on the device, no name the usual ones. Raises
+    ValueError."""
+    there = {name: w for name, w in WORKLOADS.items() if device == "cpu" or w.cuda is not None}
     if not names:
-        return {name: w for name, w in WORKLOADS.items() if w.usual}
+        return {name: w for name, w in there.items() if w.usual or (device != "cpu" and w.usual_on_cuda)}
     for name in names:
         if name not in (*WORKLOADS, "all"):
             raise ValueError(no_such("workload", name, [*WORKLOADS, "all"]))
-    return dict(WORKLOADS) if "all" in names else {name: WORKLOADS[name] for name in dict.fromkeys(names)}
+        if name != "all" and name not in there:
+            raise ValueError(f"{name} is measured on the CPU only")
+    return there if "all" in names else {name: WORKLOADS[name] for name in dict.fromkeys(names)}
 
 
-def _sizes(words: Sequence[str], chosen: Mapping[str, Workload]) -> dict[str, dict[str, int]]:
+def _sizes(words: Sequence[str], chosen: Mapping[str, Workload], device: str = "cpu") -> dict[str, dict[str, int]]:
     """name=value words as the sizes of each workload. Raises ValueError for one that none of them has."""
     given = {}
     for word in words:
@@ -140,15 +164,40 @@ def _sizes(words: Sequence[str], chosen: Mapping[str, Workload]) -> dict[str, di
         if not any(name in sizes for sizes in known.values()):
             there = "; ".join(f"{workload}: {', '.join(sizes)}" for workload, sizes in known.items() if sizes)
             raise ValueError(f"--set {name}: no such size. There are {there or 'none'}")
-    return {w: {name: value for name, value in given.items() if name in sizes} for w, sizes in known.items()}
+    usual = {name: {} if device == "cpu" else dict(w.cuda or {}) for name, w in chosen.items()}
+    return {w: usual[w] | {n: value for n, value in given.items() if n in sizes} for w, sizes in known.items()}
 
 
-def _peer(against: str | None) -> str | None:
+def _precisions(device: str, precision: Sequence[str]) -> Sequence[str]:
+    return precision or (("highest",) if device == "cpu" else ("highest", "high", "medium"))
+
+
+def _check_device(device: str, precision: Sequence[str]) -> None:
+    """Raise ValueError for a device that is not there, or for a precision that does not exist or matters."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"--device is {device}: it must be cpu, cuda or cuda:N")
+    for name in precision:
+        if name not in PRECISIONS:
+            raise ValueError(f"--precision is {name}: it must be one of {', '.join(PRECISIONS)}")
+        if device == "cpu":
+            raise ValueError("--precision is for CUDA devices: on the CPU products of float32 are float32")
+    if device != "cpu":
+        try:
+            cuda.place(device)
+        except RuntimeError as error:
+            raise ValueError(f"--device {device}: {error}") from None
+
+
+def _peer(against: str | None, device: str = "cpu") -> str | None:
     if against not in (None, *PEERS):
         raise ValueError(f"--against is {against}: it must be one of {', '.join(PEERS)}")
     there = find_spec("torch") is not None
     if against == "torch" and not there:
         raise ValueError("--against torch: PyTorch is not installed: pip install 'minidl[torch]'")
+    if device != "cpu" and there and against != "none" and not import_module("torch").cuda.is_available():
+        if against == "torch":
+            raise ValueError(f"--against torch --device {device}: the PyTorch that is installed finds no CUDA device")
+        there = False
     return "torch" if there and against != "none" else None
 
 
@@ -169,10 +218,11 @@ def _check(threads: int | None, seconds: float, *files: Path | None) -> None:
         require("matplotlib", "--plot")
 
 
-def measure_ceiling(threads: int, peer: str | None) -> Ceiling:
+def measure_ceiling(threads: int, peer: str | None, device: str = "cpu", precision: str = "highest") -> Ceiling:
     """The better of what both libraries reach."""
     rates = {"flops": 0.0, "bytes": 0.0}
-    for result in duel("ceiling:cases", peer=peer, threads=threads, seconds=0.5):
+    found = duel("ceiling:cases", peer=peer, threads=threads, seconds=0.5, device=device, precision=precision)
+    for result in found:
         for key in rates:
             for side in (result.ours, result.theirs):
                 if side is not None:
@@ -182,7 +232,7 @@ def measure_ceiling(threads: int, peer: str | None) -> Ceiling:
 
 def _measure(
     chosen: Mapping[str, Workload], sizes: Mapping[str, Mapping[str, int]], peer: str | None, threads: int,
-    seconds: float, sweep: bool, tell: Callable[[str], None],
+    seconds: float, sweep: bool, tell: Callable[[str], None], device: str = "cpu", precision: str = "highest",
 ) -> Iterator[Result]:  # fmt: skip
     for name, workload in chosen.items():
         variants: list[dict[str, int]] = [{}]
@@ -192,7 +242,10 @@ def _measure(
             tell(" ".join(["measuring", name, *(f"{size}={value}" for size, value in variant.items())]))
             # what is swept comes last: `growth` relies on it
             asked = {size: value for size, value in sizes[name].items() if size not in variant} | variant
-            yield from duel(workload.place, name=name, sizes=asked, peer=peer, threads=threads, seconds=seconds)
+            yield from duel(
+                workload.place, name=name, sizes=asked, peer=peer, threads=threads, seconds=seconds, device=device,
+                precision=precision,
+            )  # fmt: skip
 
 
 def print_list() -> None:

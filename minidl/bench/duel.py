@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
+from .devices import TOLERANCE
+
 TURN = 0.05  # seconds that a side computes before it is the other's turn, at least
 PAUSE = 0.02  # seconds between turns: threads of OpenMP wait actively for their next work, and would disturb the other
 WARM_UP = 2  # single runs on each side; their results must agree
@@ -54,6 +56,7 @@ class Result:
     pairs: int = 0
     flops: float = 0.0  # of one run, as the direct algorithms would need
     bytes: float = 0.0  # the least that one run must read and write
+    precision: str = "highest"  # of products of float32
 
     @property
     def name(self) -> str:
@@ -70,12 +73,14 @@ class Worker:
     place: str
     sizes: Mapping[str, int]
     threads: int
+    device: str = "cpu"
+    precision: str = "highest"
     turns: list[dict[str, Any]] = field(default_factory=list)  # the answers
 
     def __post_init__(self) -> None:
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
         cores = sorted(os.sched_getaffinity(0))[-self.threads :] if hasattr(os, "sched_getaffinity") else []
-        words = [self.runs, self.place, json.dumps(dict(self.sizes)), json.dumps(cores)]
+        words = [self.runs, self.place, json.dumps(dict(self.sizes)), json.dumps(cores), self.device, self.precision]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "minidl.bench.worker", *words],
             stdin=subprocess.PIPE,
@@ -123,12 +128,15 @@ class Worker:
 
 
 @contextmanager
-def workers(libraries: list[str], place: str, sizes: Mapping[str, int], threads: int) -> Iterator[list[Worker]]:
+def workers(
+    libraries: list[str], place: str, sizes: Mapping[str, int], threads: int, device: str = "cpu",
+    precision: str = "highest",
+) -> Iterator[list[Worker]]:  # fmt: skip
     """A process for each library, all started at once; they end with the block."""
     started: list[Worker] = []
     try:
         for library in libraries:
-            started.append(Worker(library, place, sizes, threads))
+            started.append(Worker(library, place, sizes, threads, device, precision))
         yield started
     finally:
         for worker in started:
@@ -137,24 +145,27 @@ def workers(libraries: list[str], place: str, sizes: Mapping[str, int], threads:
 
 def duel(
     place: str, *, name: str = "", sizes: Mapping[str, int] | None = None, peer: str | None = "torch",
-    threads: int = 1, seconds: float = 5.0, tolerance: float = 1e-3,
+    threads: int = 1, seconds: float = 5.0, tolerance: float | None = None, device: str = "cpu",
+    precision: str = "highest",
 ) -> Iterator[Result]:  # fmt: skip
     """Measure every case of a workload on both sides, in turn: ours, theirs, ours, theirs …
 
     place: of the workload's cases, "module:function" below minidl.bench.workloads. name: what results call it. sizes:
     arguments of that function. peer: the other library, or None to measure minidl alone. seconds: about how long a
     case is measured; there are at least 3 pairs of turns, and at most 31. tolerance: relative difference that the
-    results of the first run may have; those of the second, ten times as much. Every case has new processes, so that
+    results of the first run may have (None: what the precision allows); those of the second, ten times as much. device,
+    precision: as in bench.devices. Every case has new processes, so that
     its memory and its first run are its own; if kernels had to be compiled they are started again, as a compiler takes
     memory. Gives each result as soon as it is there. Raises Disagreement, and BenchError if a process ends.
     """
     sizes = dict(sizes or {})
+    tolerance = TOLERANCE[precision] if tolerance is None else tolerance
     libraries = ["minidl", *([peer] if peer else [])]
     names: list[str] | None = None
     at = 0
     compiling: float | None = None
     while names is None or at < len(names):
-        with workers(libraries, place, sizes, threads) as sides:
+        with workers(libraries, place, sizes, threads, device, precision) as sides:
             names, *_ = (side.answer()["cases"] for side in sides)
             case = names[at]
             for run in range(WARM_UP):
@@ -173,7 +184,7 @@ def duel(
         ratio, low, high = _ratios(pairs) if peer else (None, None, None)
         yield Result(
             name or place, case, sizes, replace(measured[0], compiling=compiling or 0.0), measured[1] if peer else None,
-            ratio, low, high, len(pairs), flops, moved,
+            ratio, low, high, len(pairs), flops, moved, precision,
         )  # fmt: skip
         at, compiling = at + 1, None
 

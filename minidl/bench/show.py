@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from .duel import Result, Side
 
+DEVICE = 5e12  # operations a second that tell a GPU from a CPU
+
 
 class Ceiling(NamedTuple):
     """What the machine can do at best, in operations and in bytes a second (copied: read and written)."""
@@ -65,6 +67,10 @@ def achieved(result: Result, ceiling: Ceiling) -> str:
     """What minidl reached of the ceiling that the case has, arithmetic if there is any, else memory."""
     if result.flops:
         rate = result.flops / result.ours.seconds
+        if ceiling.flops >= DEVICE:  # below the roofline, and beside the peer
+            roof = ceiling.roof(result.flops / result.bytes) if result.bytes else ceiling.flops
+            rates = [rate, *([result.flops / result.theirs.seconds] if result.theirs else [])]
+            return f"{' / '.join(f'{r / 1e12:.1f}' for r in rates)} TFLOP/s, {rate / roof:.0%}"
         return f"{rate / 1e9:.0f} GFLOP/s, {rate / ceiling.flops:.0%}"
     if result.bytes:
         rate = result.bytes / result.ours.seconds

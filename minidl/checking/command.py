@@ -8,10 +8,12 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core import cuda
 from ..core.mode import backend as using
 from .report import write_whole
 from .rows import VERDICTS, Result, check_row, own_kernel
@@ -20,6 +22,7 @@ from .samples import KINDS, Sample, table
 if TYPE_CHECKING:
     from rich.console import Console
 
+TILED = ("conv", "conv_input", "conv_weight", "conv_bias", "conv_relu")  # with two algorithms in the column "cuda"
 BACKENDS = ("cpu", "reference", "numba_cuda", "cuda")
 UNLIMITED = 10_000  # characters in a line
 NEAR = 0.7  # how alike, from 0 to 1, a name must be to what was asked for to be suggested
@@ -70,6 +73,10 @@ def run(
         except RuntimeError as error:
             return _usage(str(error))
         results = _check_all(console, chosen, order, fast, seed, device)
+        tiled = [row for row in chosen if row.name in TILED] if backend == "cuda" else []
+        with _products_of_tiles():
+            again = _check_all(console, tiled, order, fast, seed, device)
+        results += [replace(result, name=f"{result.name} (tiles)") for result in again]
     reason = f"no kernel of its own in the column {backend!r}: it runs the reference, which --backend reference checks"
     results += [Result(r.name, r.kind, verdict="skipped", reason=reason) for r in skipped]
     mode = f"order {order}, {where}{', random directions' if fast else ''}, seed {seed}"
@@ -149,6 +156,24 @@ def _short(name: str) -> str:
 
 
 @contextlib.contextmanager
+def _products_of_tiles() -> Iterator[None]:
+    """Inside the block convolutions in the column "cuda" go through tiles, as large ones do, however small they are."""
+    from ..kernels.cuda import plan
+
+    def set_tiny(size: int) -> None:
+        plan.TINY = size
+        plan.gather.cache_clear()
+        plan.weight.cache_clear()
+
+    before = plan.TINY
+    set_tiny(0)
+    try:
+        yield
+    finally:
+        set_tiny(before)
+
+
+@contextlib.contextmanager
 def _column(backend: str) -> Iterator[tuple[str, str]]:
     """Compute in a column inside the block. Gives the device for the tensors, and words for the heading."""
     if backend == "cpu":
@@ -177,20 +202,16 @@ def _column(backend: str) -> Iterator[tuple[str, str]]:
 
 
 def _has_device() -> bool:
-    try:
-        import cupy
-
-        return bool(cupy.cuda.runtime.getDeviceCount())
-    except Exception:  # no CuPy, no driver, no device: CuPy has an exception of its own for each
-        return False
+    return cuda.is_available()
 
 
 def _numba() -> tuple[str, str]:
-    from numba import config, cuda
+    from numba import config
+    from numba import cuda as numba_cuda
 
     if config.ENABLE_CUDASIM:
         return "cpu", "numba.cuda kernels in Numba's simulator"
-    if not cuda.is_available() or not _has_device():
+    if not numba_cuda.is_available() or not _has_device():
         raise RuntimeError(
             "numba.cuda kernels need a CUDA device (and CuPy), or Numba's simulator: set NUMBA_ENABLE_CUDASIM=1 in the "
             "environment before starting"

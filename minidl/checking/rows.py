@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ def check_case(
     sample: Sample, case: Case, order: int = 2, fast: bool = False, seed: int = 0, device: str = "cpu"
 ) -> Report:  # fmt: skip
     """gradcheck one case, up to an order."""
+    case = replace(case, params=moved(case.params, device))
     inputs = [on(x, device) if isinstance(x, Tensor) else x for x in case.tensors()]
     inputs += case.parameters.values()
     options: dict[str, Any] = {"fast": fast, "seed": seed, "raise_exception": False, "names": sample.names(case)}
@@ -69,6 +70,15 @@ def check_case(
 def on(x: Tensor, device: str) -> Tensor:
     """The tensor on a device, as a leaf."""
     return x if device == "cpu" else Tensor(to_device(x.numpy(), device)).requires_grad_(x.requires_grad)
+
+
+def moved(value: Any, device: str) -> Any:
+    """The arrays in a value, which may hold some, on a device."""
+    if isinstance(value, np.ndarray):
+        return to_device(value, device)
+    if type(value) in (tuple, list):
+        return type(value)(moved(v, device) for v in value)
+    return {k: moved(v, device) for k, v in value.items()} if type(value) is dict else value
 
 
 def check_constant(sample: Sample, case: Case, device: str = "cpu") -> str:
@@ -121,7 +131,7 @@ def check_row(
     verdict = {"checked": "ok", "zero": "constant", "none": "not checked"}[sample.gradient]
     result.verdict = "failed" if result.failures else verdict
     if result.verdict == "not checked":
-        whole = sample.name.removesuffix("_backward")
+        whole = sample.name.removesuffix("_backward").removesuffix("_slope")
         result.reason = f"checked through {whole}" if whole != sample.name else "takes integers only"
     return result
 

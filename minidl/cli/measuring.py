@@ -96,8 +96,10 @@ def bench(args: list[str]) -> int:
         """The peer; none measures minidl alone."""
         threads: Annotated[int | None, arg(metavar="N")] = None
         """CPU threads of each side; without it all cores."""
-        device: Literal["cpu"] = "cpu"
-        """Where to compute."""
+        device: Annotated[str, arg(metavar="NAME")] = "cpu"
+        """Where to compute: cpu, cuda or cuda:N."""
+        precision: tuple[Literal["highest", "tf32x3", "high", "medium"], ...] = ()
+        """Of products of float32 on a CUDA device; without it highest, high and medium, one after the other."""
         seconds: float = 5.0
         """How long to measure each case, about."""
         set: tuple[str, ...] = ()
@@ -117,7 +119,8 @@ def bench(args: list[str]) -> int:
         return 0
     return command.run(
         options.workloads, against=options.against, threads=options.threads, seconds=options.seconds,
-        sizes=options.set, sweep=options.sweep, json=options.json, plot=options.plot,
+        sizes=options.set, sweep=options.sweep, json=options.json, plot=options.plot, device=options.device,
+        precision=options.precision,
     )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def _settled(args: list[str], recipe: type) -> list[str]:
 
 
 def resume(args: list[str]) -> int:
-    from tyro.conf import Positional
+    from tyro.conf import Positional, arg
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
@@ -82,16 +82,19 @@ def resume(args: list[str]) -> int:
 
         run: Positional[Path]
         """Run folder."""
+        device: Annotated[str | None, arg(metavar="NAME")] = None
+        """cpu, cuda or cuda:N; without it the run's own."""
 
+    options = options_of(Options, args, "minidl resume")
     from ..train import run
 
-    return run.resume(options_of(Options, args, "minidl resume").run)
+    return run.resume(options.run, options.device)
 
 
 def evaluate(args: list[str]) -> int:
     import json
 
-    from tyro.conf import Positional
+    from tyro.conf import Positional, arg
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
@@ -101,13 +104,15 @@ def evaluate(args: list[str]) -> int:
         """Run folder."""
         checkpoint: Literal["best", "last"] = "best"
         """Which weights."""
+        device: Annotated[str | None, arg(metavar="NAME")] = None
+        """cpu, cuda or cuda:N; without it the run's own."""
         json: bool = False
         """Print JSON, full precision."""
 
     options = options_of(Options, args, "minidl eval")
     from ..train import run
 
-    numbers = run.evaluate(options.run, options.checkpoint)
+    numbers = run.evaluate(options.run, options.checkpoint, options.device)
     if options.json:
         print(json.dumps(numbers, indent=2))
     else:
@@ -134,13 +139,17 @@ def sample(args: list[str]) -> int:
         """Where to write the picture; without it samples.png or clips.gif in the current folder."""
         checkpoint: Literal["best", "last"] = "best"
         """Which weights."""
+        device: Annotated[str | None, arg(metavar="NAME")] = None
+        """cpu, cuda or cuda:N; without it the run's own."""
 
     options = options_of(Options, args, "minidl sample")
     if options.count < 1 or options.seed < 0:
         raise UsageError(f"--count must be at least 1 and --seed at least 0, not {options.count} and {options.seed}")
     from ..train import run
 
-    path, caption = run.sample(options.run, options.count, options.seed, options.out, options.checkpoint)
+    path, caption = run.sample(
+        options.run, options.count, options.seed, options.out, options.checkpoint, options.device
+    )
     print(f"{path}: {caption}")
     return 0
 

@@ -10,32 +10,52 @@ from __future__ import annotations
 import linecache
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
+from sys import modules
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-from ..kernels.arrays import namespace
+from ..kernels.arrays import in_memory_order, namespace
+from . import cuda
 from .graph import FREED, Clock, Item, Junction, Leaf, Node, Spec, owner
 from .mode import MODE, setting
 from .primitive import Primitive, describe
 from .tensor import Tensor, as_array
 
 _NO_RULES = repeat(None)
+_added = in_memory_order(np.add)
 
 
 def sweep(
-    seeds: dict[Node, Any], wanted: set[Node] | None, graph: bool, retain: bool, *, cut: bool = False
-) -> dict[Node, Any]:
+    seeds: dict[Node, Any], wanted: set[Node] | None, graph: bool, retain: bool, *, cut: bool = False,
+    follow: bool = False,
+) -> dict[Node, Any]:  # fmt: skip
     """Carry the gradients of `seeds` backward.
 
     wanted: None to add up gradients in the leaves, or the nodes whose gradients to return (others get none).
-    graph: rules run on tensors and are recorded. retain: saved arrays stay. cut: do not go past wanted nodes.
+    graph: rules run on tensors and are recorded. retain: saved arrays stay. cut: do not go past wanted nodes. follow:
+    there are several CUDA devices, and each gradient is computed with where it is.
     """
     if graph and not MODE.get().recording:
         with setting(recording=True):
             return sweep(seeds, wanted, graph, retain, cut=cut)
+    if "cupy" in modules and not follow and cuda.several_devices():
+        with cuda.restored():
+            return sweep(seeds, wanted, graph, retain, cut=cut, follow=True)
+    at: list[Primitive | None] = [None]
+    try:
+        return _sweep(seeds, wanted, graph, retain, cut, follow, at)
+    except MemoryError as error:
+        raise cuda.explained(error, f"the gradient of {at[0].name if at[0] else 'a leaf'}") from error
+
+
+def _sweep(
+    seeds: dict[Node, Any], wanted: set[Node] | None, graph: bool, retain: bool, cut: bool, follow: bool,
+    at: list[Primitive | None],
+) -> dict[Node, Any]:  # fmt: skip
+    """at: what is being differentiated, for whoever has to explain an error."""
     anomaly = MODE.get().anomaly
     waiting = _consumers(seeds, wanted, cut)
     sums: dict[Node, Any] = dict(seeds)  # what has arrived at each node so far
@@ -48,7 +68,10 @@ def sweep(
         node = leaves.pop() if leaves else ready.pop()
         g = sums.pop(node, None)
         if g is not None:
-            if node.hooks and not (cut and wanted is not None and node in wanted):  # there the outer sweep runs them
+            if follow:
+                cuda.follow(next(iter(g.values())) if type(g) is dict else g)
+            # at the cut the outer sweep runs them
+            if node.hooks and not (cut and wanted is not None and node in wanted):
                 g = _run_hooks(node, g, graph)
             if anomaly and type(g) is not dict:
                 _check_sum(node, g)
@@ -56,7 +79,7 @@ def sweep(
                 found[node] = g
                 if cut:
                     continue
-        primitive = node.primitive
+        at[0] = primitive = node.primitive
         if primitive is None:
             if type(node) is Item:
                 (junction,) = node.parents
@@ -84,7 +107,8 @@ def sweep(
             rules = saved = _NO_RULES
         else:
             if type(node) is Junction:
-                g = tuple([g[i] if i in g else _zeros(s, graph) for i, s in enumerate(node.outputs)])
+                like = next(iter(g.values()))
+                g = tuple([g[i] if i in g else _zeros(s, like) for i, s in enumerate(node.outputs)])
             if primitive.pull is not None:
                 rules, saved = _NO_RULES, primitive.pull(node, g, graph)
         for parent, rule, kept in zip(parents, rules, saved):  # noqa: B905 (the keyword would cost a tenth)
@@ -111,13 +135,15 @@ def sweep(
                     gp = primitive.fit(gp, parent)
                 if anomaly:
                     _check_finite(node, parent, gp)
+                if follow:
+                    cuda.follow(gp)
                 old = sums.get(parent)
                 if old is None:
                     sums[parent] = gp
                 elif parent in own:
                     old += gp
                 else:
-                    sums[parent] = old + gp
+                    sums[parent] = old + gp if graph or type(gp) is ndarray else _added(old, gp)
                     if not graph and gp.ndim:
                         own.add(parent)
             waiting[parent] = left = left - 1
@@ -155,10 +181,12 @@ def _consumers(seeds: dict[Node, Any], wanted: set[Node] | None, cut: bool) -> d
     return useful
 
 
-def _zeros(like: Spec, graph: bool) -> Any:
-    """The gradient of an output that nobody used."""
-    zeros = np.broadcast_to(np.zeros((), like.dtype), like.shape)
-    return Tensor(zeros) if graph else zeros
+def _zeros(spec: Spec, like: Any) -> Any:
+    """The gradient of an output that nobody used, beside another's gradient."""
+    array = like._data if isinstance(like, Tensor) else like
+    xp = namespace(array)
+    zeros = xp.broadcast_to(xp.zeros_like(array, shape=(), dtype=spec.dtype), spec.shape)
+    return Tensor(zeros) if isinstance(like, Tensor) else zeros
 
 
 def _run_hooks(node: Node, g: Any, graph: bool) -> Any:
@@ -194,8 +222,11 @@ def _settle(leaf: Leaf, g: Any, graph: bool, given: set[int]) -> None:
 def _unshared(g: Any, given: set[int]) -> Any:
     """g, or a copy of it where it is read-only or its memory was given away before."""
     key = id(owner(g))
-    if key in given or not getattr(g.flags, "writeable", True):
-        return g.copy(order="K")
+    # CuPy's broadcast views do not say that they are read-only
+    writable = g.flags.writeable if type(g) is ndarray else 0 not in g.strides
+    if key in given or not writable:
+        with cuda.working_on(g):
+            return g.copy(order="K")
     given.add(key)
     return g
 
@@ -239,6 +270,13 @@ def _seed(output: Tensor, gradient: Any, graph: bool) -> Any:
         raise TypeError(f"gradients start from a tensor, not from {type(output).__name__}")
     if output.node is None:
         raise RuntimeError("this tensor does not depend on anything that requires a gradient")
+    if type(output._data) is ndarray:
+        return _made_seed(output, gradient, graph)
+    with cuda.working_on(output._data):
+        return _made_seed(output, gradient, graph)
+
+
+def _made_seed(output: Tensor, gradient: Any, graph: bool) -> Any:
     if gradient is None:
         if output.numel() != 1:
             raise RuntimeError(
@@ -251,7 +289,7 @@ def _seed(output: Tensor, gradient: Any, graph: bool) -> Any:
             return gradient
         array = gradient._data.copy(order="K")  # ours: what comes to rest in a leaf must not be the caller's array
     else:
-        array = np.array(gradient, output.dtype)
+        array = namespace(output._data).array(gradient, output.dtype)
     if array.shape != output.shape:
         raise ValueError(f"the gradient has shape {array.shape}, its tensor {output.shape}")
     array = array.astype(output.dtype, copy=False)
@@ -328,6 +366,11 @@ def _like_inputs(inputs: Any, results: Sequence) -> Any:
     return tuple(results) if isinstance(inputs, (list, tuple)) else results[0]
 
 
+def _zeros_like(x: Tensor) -> Tensor:
+    with cuda.working_on(x._data):
+        return Tensor(np.zeros_like(x._data))
+
+
 def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) -> tuple[Any, Any]:
     """(func(*inputs), v . J): the product of a vector with the Jacobian of func at the inputs.
 
@@ -341,7 +384,7 @@ def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
     found: Sequence = [None] * len(leaves)
     if used:
         found = grad(*_columns(used, leaves), create_graph=create_graph, allow_unused=True)
-    products = [Tensor(np.zeros_like(x._data)) if g is None else g for g, x in zip(found, leaves, strict=True)]
+    products = [_zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True)]
     return _outside(out, create_graph), _like_inputs(inputs, products)
 
 
@@ -353,10 +396,10 @@ def jvp(func: Callable, inputs: Any, v: Any, create_graph: bool = False) -> tupl
     """
     leaves, out = _fresh(func, inputs, create_graph)
     outs = _listed(out)
-    vectors = [Tensor(namespace(y._data).zeros_like(y._data)).requires_grad_() for y in outs]
+    vectors = [_zeros_like(y).requires_grad_() for y in outs]
     along = _same_number("v", _listed(v), leaves, "inputs")
     used = [(y, u) for y, u in zip(outs, vectors, strict=True) if y.node is not None]
-    results = [Tensor(np.zeros_like(y._data)) for y in outs]
+    results = [_zeros_like(y) for y in outs]
     if used:
         pulled = grad(*_columns(used, leaves), create_graph=True, allow_unused=True)
         pairs = [(p, w) for p, w in zip(pulled, along, strict=True) if p is not None and p.node is not None]
@@ -378,7 +421,7 @@ def hvp(func: Callable, inputs: Any, v: Any, create_graph: bool = False) -> tupl
     found: Sequence = [None] * len(leaves)
     if pairs:
         found = grad(*_columns(pairs, leaves), create_graph=create_graph, allow_unused=True)
-    products = [Tensor(np.zeros_like(x._data)) if h is None else h for h, x in zip(found, leaves, strict=True)]
+    products = [_zeros_like(x) if h is None else h for h, x in zip(found, leaves, strict=True)]
     return _outside(out, create_graph), _like_inputs(inputs, products)
 
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from numpy import ndarray
 
 from ..kernels import table
+from . import cuda
 from .graph import Item, Junction, Node, Spec, spec, written_after
 from .mode import MODE, Mode
 from .tensor import Tensor, as_array, recorded
@@ -108,7 +109,7 @@ class Primitive:
                 parents.append(None)
             values.append(arg)
         mode = MODE.get()
-        out = self.run(mode, kind or type(values[0]), values, params)
+        out = self.run(mode, kind or _kind(values), values, params)
         if kind is None:  # bare arrays in, bare arrays out
             return out
         if mode.capture is not None:
@@ -137,7 +138,9 @@ class Primitive:
         """The function for arrays of this type, in the given column or, if None, the one where the array is at home."""
         known = self.kernels.setdefault(backend, {})
         if kind not in known:
-            known[kind] = table.find(self.name, backend or table.home(kind))
+            home = table.home(kind)
+            function = table.find(self.name, backend or home)
+            known[kind] = cuda.placed(self.name, function) if home == "cuda" else function
         return known[kind]
 
     def record(self, parents: list, values: list, out: Any, params: dict, mode: Mode) -> Any:
@@ -228,6 +231,14 @@ class ListPrimitive(Primitive):
         (rule,) = self.rules
         assert rule is not None
         return list(rule.call(g, **node.params))
+
+
+def _kind(values: Sequence) -> type:
+    """The type of bare arguments: that of the first, unless it is a number beside arrays."""
+    kind = type(values[0])
+    if kind is float or kind is int:
+        kind = next((type(v) for v in values if hasattr(v, "strides")), kind)
+    return kind
 
 
 def describe(value: Any) -> str:

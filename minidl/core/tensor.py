@@ -12,6 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from ..kernels.arrays import namespace
+from . import cuda
 from .dtypes import DEFAULT, as_dtype
 from .graph import Leaf, Node, stamp, tick
 
@@ -146,7 +147,7 @@ class Tensor(Declared):
 
     # ---- out to the world
     def _host(self) -> np.ndarray:
-        return self._data if isinstance(self._data, np.ndarray) else self._data.get()
+        return self._data if isinstance(self._data, np.ndarray) else _to_host(self._data)
 
     def numpy(self) -> np.ndarray:
         """The content as a NumPy array, apart from the graph.
@@ -204,10 +205,11 @@ class Tensor(Declared):
             )
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        twin._data = self._data.copy(order="K")
-        twin.node = None if self.node is None else Leaf(twin._data)
-        if twin.node is not None and self.grad is not None:
-            twin.node.grad = Tensor(self.grad._data.copy())
+        with cuda.working_on(self._data):
+            twin._data = self._data.copy(order="K")
+            twin.node = None if self.node is None else Leaf(twin._data)
+            if twin.node is not None and self.grad is not None:
+                twin.node.grad = Tensor(self.grad._data.copy())
         return twin
 
     # ---- gradients
@@ -341,7 +343,8 @@ def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_
     if isinstance(data, Tensor):
         data = data._data
     if hasattr(data, "strides"):
-        array = namespace(data).array(data, dtype=None if dtype is None else as_dtype(dtype), order="K", copy=True)
+        with cuda.working_on(data):
+            array = namespace(data).array(data, dtype=None if dtype is None else as_dtype(dtype), order="K", copy=True)
     else:
         array = _from_python(data, dtype)
     as_dtype(array.dtype)
@@ -394,32 +397,32 @@ def from_dlpack(other: Any) -> Tensor:
     if not hasattr(other, "__dlpack_device__"):
         raise TypeError(f"from_dlpack needs an array of a library that speaks DLPack, not {type(other).__name__}")
     cpu = other.__dlpack_device__()[0] == 1
-    array = np.from_dlpack(other) if cpu else _cupy().from_dlpack(other)
+    array = np.from_dlpack(other) if cpu else cuda.cupy().from_dlpack(other)
     as_dtype(array.dtype)
     return Tensor(array)
 
 
-def _cupy() -> Any:
-    try:
-        import cupy
-    except ImportError:
-        raise RuntimeError(
-            "CUDA arrays need CuPy: pip install 'minidl[cuda]' on a machine with an NVIDIA driver"
-        ) from None
-    return cupy
-
-
 def to_device(array: Any, device: str) -> Any:
     """The array on "cpu", "cuda" or "cuda:N"; itself if it is there already."""
-    kind, _, number = str(device).partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+    place = place_of(device)
+    if place is None:
+        return array if isinstance(array, np.ndarray) else _to_host(array)
+    if not isinstance(array, np.ndarray):
+        if place.id == array.device.id:
+            return array
+        place.__class__(array.device.id).synchronize()  # its stream does not know of the other device's
+    with place, cuda.naming(f"to({str(device)!r})"):
+        return cuda.cupy().asarray(array)
+
+
+def place_of(device: str) -> Any:
+    """The cupy.cuda.Device of "cuda" or "cuda:N"; None for "cpu"."""
+    kind, colon, number = str(device).partition(":")
+    if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not number.isdigit())):
         raise ValueError(f"device is {device!r}: it must be 'cpu', 'cuda' or 'cuda:N'")
-    if kind == "cpu":
-        return array if isinstance(array, np.ndarray) else array.get()
-    cupy = _cupy()
-    try:
-        place = cupy.cuda.Device(int(number)) if number else cupy.cuda.Device()
-        with place:
-            return cupy.asarray(array)
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise RuntimeError(f"device {device!r} cannot be used: {error}") from error
+    return None if kind == "cpu" else cuda.place(str(device))
+
+
+def _to_host(array: Any) -> np.ndarray:
+    with array.device:
+        return array.get()

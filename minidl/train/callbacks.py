@@ -67,7 +67,7 @@ class ProgressBar(Callback):
                 self.task,
                 completed=trainer.step,
                 epoch=(trainer.step - 1) // len(trainer.train) + 1,
-                text=f"loss {trainer.last['loss']:.3f}{self._val(trainer)}  {_speed(speed) if speed else '-'} steps/s",
+                text=f"{_loss(trainer.last)}{self._val(trainer)}  {_speed(speed) if speed else '-'} steps/s",
             )
 
     def on_epoch_end(self, trainer: Trainer) -> None:
@@ -100,6 +100,11 @@ class ProgressBar(Callback):
         return f"  val {trainer.records[-1]['val_loss']:.3f}" if known else ""
 
 
+def _loss(numbers: Mapping[str, float]) -> str:
+    """The loss in words; nothing is known of the first steps on a CUDA device."""
+    return f"loss {numbers['loss']:.3f}" if numbers else "loss -"
+
+
 def _speed(steps: float) -> str:
     return f"{steps:.0f}" if steps >= 10 else f"{steps:.2g}"
 
@@ -125,9 +130,9 @@ class Metrics(Callback):
         if self.folder.csv.exists():
             write_atomic(self.folder.csv, to_csv(trainer.records))
 
-    def on_step_end(self, trainer: Trainer) -> None:
+    def on_numbers(self, trainer: Trainer, step: int, numbers: dict[str, float]) -> None:
         if self.steps:
-            self._log("step", {"step": trainer.step, **{f"train_{k}": v for k, v in trainer.last.items()}})
+            self._log("step", {"step": step, **{f"train_{k}": v for k, v in numbers.items()}})
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         self._log("epoch", trainer.records[-1])
@@ -176,13 +181,14 @@ class TensorBoard(Callback):
         start = protocol.SessionLog(status=protocol.SessionLog.START)
         self._write(trainer.step + 1, session_log=start)
 
-    def on_step_end(self, trainer: Trainer) -> None:
-        self._scalars("step", trainer, trainer.last)
+    def on_numbers(self, trainer: Trainer, step: int, numbers: dict[str, float]) -> None:
+        self._scalars("step", step, numbers)
         if time.monotonic() - self.flushed_at > self.PATIENCE:
             self._flush()
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        self._scalars("epoch", trainer, {k: v for k, v in trainer.records[-1].items() if k not in ("epoch", "step")})
+        record = {k: v for k, v in trainer.records[-1].items() if k not in ("epoch", "step")}
+        self._scalars("epoch", trainer.step, record)
         self._flush()
 
     def on_train_end(self, trainer: Trainer) -> None:
@@ -190,10 +196,10 @@ class TensorBoard(Callback):
             with self._disk():
                 self.writer.close()
 
-    def _scalars(self, group: str, trainer: Trainer, numbers: Mapping[str, float]) -> None:
+    def _scalars(self, group: str, step: int, numbers: Mapping[str, float]) -> None:
         summaries = require("tensorboardX.proto.summary_pb2", "--tensorboard")
         values = [summaries.Summary.Value(tag=f"{group}/{name}", simple_value=v) for name, v in numbers.items()]
-        self._write(trainer.step, summary=summaries.Summary(value=values))
+        self._write(step, summary=summaries.Summary(value=values))
 
     def _write(self, step: int, **what: Any) -> None:
         protocol = require("tensorboardX.proto.event_pb2", "--tensorboard")
@@ -221,9 +227,9 @@ class LossHistory(Callback):
         self.steps: list[int] = []
         self.losses: list[float] = []
 
-    def on_step_end(self, trainer: Trainer) -> None:
-        self.steps.append(trainer.step)
-        self.losses.append(trainer.last["loss"])
+    def on_numbers(self, trainer: Trainer, step: int, numbers: dict[str, float]) -> None:
+        self.steps.append(step)
+        self.losses.append(numbers["loss"])
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": np.array(self.steps, np.int64), "losses": np.array(self.losses, np.float64)}
@@ -378,7 +384,9 @@ class Checkpoints(Callback):
 
 
 def write_last(where: Path, trainer: Trainer, config: dict[str, Any]) -> None:
-    """`where`/last.*: weights, and all that `restore` needs to go on exactly."""
+    """`where`/last.*: weights, and all that `restore` needs to go on exactly. Raises NotFinite where there is nothing
+    worth keeping."""
+    trainer.look()
     save_checkpoint(
         where / "last.safetensors", trainer.task.model, {**trainer.task.parts, "callbacks": Remembered(trainer)},
         config=config, epoch=trainer.epoch, step=trainer.step, random=get_rng_state(), trainer=trainer.state_dict(),

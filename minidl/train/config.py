@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 
 from tyro.conf import arg
 
+from ..core import cuda
 from ..data.extras import no_such
 from .errors import TrainingError
 from .threads import check_threads
@@ -44,6 +46,8 @@ class TrainConfig(ABC):
     """Run folder; without it runs/MODEL-DATE-TIME under the current folder."""
     overwrite: bool = False
     """Replace the run that is in the folder."""
+    device: Annotated[str, arg(metavar="NAME")] = "cpu"
+    """Where to compute: cpu, cuda or cuda:N. Checkpoints fit every device."""
     threads: Annotated[int | None, arg(metavar="N")] = None
     """CPU threads; without it as many as help: one for small networks, else all cores."""
     workers: int = 0
@@ -75,6 +79,7 @@ class TrainConfig(ABC):
 
     def check(self) -> None:
         """Raise TrainingError for a value that makes no sense, naming the option."""
+        check_device(self.device)
         self.require(self.epochs >= 1, "epochs", "at least 1")
         self.require(self.batch_size >= 1, "batch_size", "at least 1")
         self.require(self.lr is None or 0 < self.lr < float("inf"), "lr", "a positive number")
@@ -107,6 +112,17 @@ class TrainConfig(ABC):
         check_values(values, cls, source)
         hints = get_type_hints(cls)
         return cls(**{name: _as_type(value, hints[name]) for name, value in values.items()})
+
+
+def check_device(device: str) -> None:
+    """Raise TrainingError unless this is the name of a device that is there."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise TrainingError(f"--device is {device}: it must be cpu, cuda or cuda:N")
+    if device != "cpu":
+        try:
+            cuda.place(device)
+        except RuntimeError as error:
+            raise TrainingError(f"--device {device}: {error}") from None
 
 
 def _as_type(value: Any, hint: Any) -> Any:

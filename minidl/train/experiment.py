@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import Tensor, as_tensor
 from ..data import DataLoader, Subset
 from ..data.dataset import Dataset, gather
 from ..optim import ExponentialMovingAverage
@@ -75,6 +76,10 @@ class Experiment(ABC):
             clip_norm=self.config.clip_norm,
             average=self.average(model),
         )
+
+    def tensor(self, array: Any) -> Tensor:
+        """An array as a tensor where the network is."""
+        return as_tensor(array, device=self.config.device)
 
     def steps(self) -> int:
         """All steps of the run."""

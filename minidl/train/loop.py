@@ -1,4 +1,4 @@
-"""The training loop, and the four moments at which callbacks may do something about it."""
+"""The training loop, and the moments at which callbacks may do something about it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from .. import no_grad
+from ..core.cuda import working_on
+from ..core.tensor import to_device
 from ..data import DataLoader
 from .errors import NotFinite, TrainingError
+from .numbers import Numbers, fetch, on_device
 from .tasks import Task
+
+LOOK = 50  # steps after which the host asks a CUDA device for their numbers
 
 
 class Callback:
@@ -26,7 +31,11 @@ class Callback:
         """Before the first step."""
 
     def on_step_end(self, trainer: Trainer) -> None:
-        """After each step; `trainer.last` holds its numbers."""
+        """After each step. `trainer.last` holds the latest numbers that are known: on the CPU those of this step."""
+
+    def on_numbers(self, trainer: Trainer, step: int, numbers: dict[str, float]) -> None:
+        """For each step, in order, when its numbers are known: on the CPU before `on_step_end`, on a CUDA device up to
+        LOOK steps later, but before a checkpoint is written and before `on_epoch_end`."""
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         """After validation; `trainer.records[-1]` is the epoch's line."""
@@ -46,15 +55,16 @@ class Means:
     """Running means of named numbers, weighted by the size of the batch they come from."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
+        self.sums: Numbers = {}
         self.count = 0
 
-    def add(self, numbers: dict[str, float], weight: int) -> None:
+    def add(self, numbers: Numbers, weight: int) -> None:
         self.count += weight
         for name, value in numbers.items():
             self.sums[name] = self.sums.get(name, 0.0) + weight * value
 
     def __call__(self) -> dict[str, float]:
+        (self.sums,) = fetch([self.sums])
         return {name: value / self.count for name, value in self.sums.items()}
 
 
@@ -77,12 +87,13 @@ class Trainer:
         self.epoch = 0  # complete epochs
         self.step = 0  # complete steps
         self.epochs = 0  # how many epochs `fit` was asked for
-        self.last: dict[str, float] = {}  # the numbers of the last step
+        self.last: dict[str, float] = {}  # the numbers of the last step that are known
         self.records: list[dict[str, Any]] = []  # one line per complete epoch
         self.stop = ""  # why training ends before its time
         self.interrupted = False
         self.failure: BaseException | None = None
         self._means = Means()  # of the epoch that is under way
+        self._unknown: list[tuple[int, Numbers, int]] = []  # steps whose numbers the device may still be computing
         self.seconds = 0.0  # that complete epochs took
 
     def fit(self, epochs: int) -> None:
@@ -90,7 +101,7 @@ class Trainer:
         then those before that step."""
         self.epochs = epochs
         began = time.perf_counter() - self.seconds
-        with self._ctrl_c():
+        with self._ctrl_c(), working_on(self._place()):
             try:
                 self._tell("on_train_start")
                 while self.epoch < epochs and not self.interrupted and not self.stop:
@@ -111,19 +122,68 @@ class Trainer:
         self.task.model.train()
         for batch in self.train:
             try:
-                self.last = self.task.train_step(batch)
+                numbers = self.task.train_step(self.moved(batch))
             except NotFinite as error:
                 where = f"in step {self.step + 1} (epoch {self.epoch + 1})"
                 found = f"; {error.diagnosis()}" if error.diagnosis else ""
                 raise NotFinite(f"{error} {where}{found}. Try a smaller --lr or --clip-norm 1") from None
             self.step += 1
-            self._means.add(self.last, len(batch[0]))
-            self._tell("on_step_end")
+            self._unknown.append((self.step, numbers, len(batch[0])))
+            known = []
+            if len(self._unknown) >= LOOK or not any(map(on_device, numbers.values())):
+                known = self._fetched()
+            for callback in self.callbacks:
+                self._tell_numbers(callback, known)
+                callback.on_step_end(self)
             if self.interrupted and self.step % len(self.train):
                 return False
         return True
 
+    def look(self) -> None:
+        """Ask for the numbers of all steps that are not known yet, and tell the callbacks. The host waits once.
+
+        Raises NotFinite if one that must be finite is not. Weights have then changed since: what was saved before is
+        good, as nothing is saved without a look.
+        """
+        known = self._fetched()
+        for callback in self.callbacks:
+            self._tell_numbers(callback, known)
+
+    def _tell_numbers(self, callback: Callback, known: list[tuple[int, dict[str, float]]]) -> None:
+        for step, numbers in known:
+            callback.on_numbers(self, step, numbers)
+
+    def _fetched(self) -> list[tuple[int, dict[str, float]]]:
+        """The steps whose numbers were not known, with their numbers."""
+        steps, self._unknown = self._unknown, []
+        known = []
+        for (step, asked, weight), numbers in zip(steps, fetch([s[1] for s in steps]), strict=True):
+            wrong = next((n for n in self.task.finite if not math.isfinite(numbers.get(n, 0.0))), None)
+            if wrong is not None and any(map(on_device, asked.values())):
+                raise NotFinite(
+                    f"{wrong} became {numbers[wrong]} in step {step} (epoch {self.epoch + 1}), which is known since "
+                    f"step {self.step}; the last checkpoint is from before it. Try a smaller --lr or --clip-norm 1; "
+                    f"--device cpu says which layer it comes from"
+                )
+            self._means.add(numbers, weight)
+            self.last = numbers
+            known.append((step, numbers))
+        return known
+
+    def moved(self, batch: Any) -> Any:
+        """A batch where the model is."""
+        array = self._place()
+        if not on_device(array):
+            return batch
+        return tuple(to_device(a, f"cuda:{array.device.id}") for a in batch)
+
+    def _place(self) -> Any:
+        """An array of the model, which tells where it is; None for a model without parameters."""
+        parameters = getattr(self.task.model, "parameters", tuple)
+        return next((p.data for p in parameters()), None)
+
     def _finish_epoch(self) -> None:
+        self.look()
         self.epoch += 1
         train, self._means = self._means(), Means()
         record: dict[str, Any] = {"epoch": self.epoch, "step": self.step}
@@ -137,9 +197,9 @@ class Trainer:
         """The task's numbers, as means over everything in `loader`, with the model in eval mode."""
         means = Means()
         self.task.model.eval()
-        with no_grad(), self.task.averaged():
+        with no_grad(), working_on(self._place()), self.task.averaged():
             for batch in loader:
-                means.add(self.task.validation_step(batch), len(batch[0]))
+                means.add(self.task.validation_step(self.moved(batch)), len(batch[0]))
             return means() | self.task.after_validation()
 
     @property
@@ -158,7 +218,7 @@ class Trainer:
         return [math.inf if math.isnan(value) else value for value in found]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands, apart from weights and optimizers: numbers that JSON can hold."""
+        """Where training stands, apart from weights and optimizers: numbers that JSON can hold. After a `look()`."""
         return {
             "epoch": self.epoch,
             "epochs": self.epochs,

@@ -88,6 +88,9 @@ def _threads() -> str:
     counts = sorted({library["num_threads"] for library in _blas_libraries()})
     parts = [f"BLAS {'/'.join(map(str, counts)) or 'unknown'}"]
     if "numba" in sys.modules:
+        from ..kernels.cpu.threads import start_threads
+
+        start_threads()  # asked first, Numba would start them itself
         parts.append(f"Numba {sys.modules['numba'].get_num_threads()}")
     return ", ".join(parts)
 

@@ -6,10 +6,12 @@ import io
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import manual_seed
+from ..core import cuda
 from ..data import DataError, WorkerError
 from ..data.extras import require
 from .callbacks import Checkpoints, EarlyStopping, LossHistory, Metrics, ProgressBar, TensorBoard, restore
@@ -44,9 +46,12 @@ def train(config: TrainConfig) -> int:
             return _fit(experiment, folder)
 
 
-def resume(path: Path) -> int:
-    """Go on with the run in a folder from its last checkpoint, as if it had never stopped; the status as of train."""
-    folder, config = opened(path)
+def resume(path: Path, device: str | None = None) -> int:
+    """Go on with the run in a folder from its last checkpoint, as if it had never stopped; the status as of train.
+
+    device: another than the run has had.
+    """
+    folder, config = opened(path, device)
     last = folder.checkpoints / "last.safetensors"
     if not last.exists():
         command = shlex.join(RunFolder.open(path)[1]["command"])
@@ -59,17 +64,19 @@ def resume(path: Path) -> int:
         return _fit(experiment, folder, last)
 
 
-def evaluate(path: Path, which: Which = "best") -> dict[str, float]:
-    """The numbers of a run's weights on its test data."""
-    folder, config = opened(path)
+def evaluate(path: Path, which: Which = "best", device: str | None = None) -> dict[str, float]:
+    """The numbers of a run's weights on its test data; on its device, if no other is given."""
+    folder, config = opened(path, device)
     with _prepared(config) as experiment, _loaded(folder, which, experiment):
         manual_seed(config.seed)
         return experiment.measure(Trainer(experiment.task, experiment.train, experiment.validation))
 
 
-def sample(path: Path, count: int, seed: int, out: Path | None = None, which: Which = "best") -> tuple[Path, str]:
+def sample(
+    path: Path, count: int, seed: int, out: Path | None = None, which: Which = "best", device: str | None = None
+) -> tuple[Path, str]:
     """A picture of what a run's network makes: where it was written, and what it shows."""
-    folder, config = opened(path)
+    folder, config = opened(path, device)
     with _prepared(config) as experiment, _loaded(folder, which, experiment):
         manual_seed(seed)
         name, image, caption = experiment.sample(count)
@@ -80,8 +87,8 @@ def sample(path: Path, count: int, seed: int, out: Path | None = None, which: Wh
     return target, caption
 
 
-def opened(path: Path) -> tuple[RunFolder, TrainConfig]:
-    """The folder and the recipe of an earlier run."""
+def opened(path: Path, device: str | None = None) -> tuple[RunFolder, TrainConfig]:
+    """The folder and the recipe of an earlier run, perhaps with another device."""
     from importlib import import_module
 
     from ..models import MODELS
@@ -90,7 +97,8 @@ def opened(path: Path) -> tuple[RunFolder, TrainConfig]:
     if about["model"] not in MODELS:
         raise TrainingError(f"{folder.config} is of the model {about['model']!r}, which this minidl does not have")
     module, _, name = MODELS[about["model"]].recipe.partition(":")
-    return folder, getattr(import_module(module), name).from_json(about["config"], folder.config)
+    config = getattr(import_module(module), name).from_json(about["config"], folder.config)
+    return folder, config if device is None else replace(config, device=device)
 
 
 @contextmanager
@@ -101,7 +109,8 @@ def _prepared(config: TrainConfig) -> Iterator[Experiment]:
         require(library, "training")
     if config.tensorboard:
         require("tensorboardX", "--tensorboard")
-    with limit_threads(config.threads or (1 if config.single_thread else None)):
+    place = nullcontext() if config.device == "cpu" else cuda.place(config.device)
+    with limit_threads(config.threads or (1 if config.single_thread else None)), place:
         experiment = config.experiment()
         try:
             yield experiment

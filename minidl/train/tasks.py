@@ -13,26 +13,29 @@ from typing import Any
 import numpy as np
 
 from .. import Tensor, no_grad
+from ..core.cuda import working_on
 from ..nn.utils import clip_grad_norm_, get_total_norm
 from ..optim import ExponentialMovingAverage
 from .errors import NotFinite
-
-Numbers = dict[str, float]
+from .numbers import Numbers, number, on_device
 
 
 class Task(ABC):
     """Something that can be trained; abstract. Steps return named numbers that are means over the batch, "loss" among
-    them."""
+    them: floats, or on a CUDA device scalars that it may still be computing (see `number`)."""
 
     model: Any
     parts: dict[str, Any]  # what else has a state_dict: optimizers, schedules, averages
     average: ExponentialMovingAverage | None = None
     monitor: str = "val_loss"
     """The number in an epoch's record that says which weights are best and when to stop early; smaller is better."""
+    finite: tuple[str, ...] = ("loss", "grad_norm")
+    """The numbers that must be finite. On a CUDA device the trainer looks, some steps later."""
 
     @abstractmethod
     def train_step(self, batch: Any) -> Numbers:
-        """Learn from one batch. Raises NotFinite, before any weight has changed, if the loss is no number."""
+        """Learn from one batch. Raises NotFinite, before any weight has changed, if the loss is no number; on a CUDA
+        device, where the host does not wait for the loss, it does not look."""
 
     @abstractmethod
     def validation_step(self, batch: Any) -> Numbers:
@@ -84,9 +87,10 @@ class Minimize(Task):
         for part in split(batch, self.accumulate):
             weight = len(part[0]) / size
             loss, others = self._loss(part)
-            if not math.isfinite(loss.item()):
+            value = number(loss)
+            if not on_device(value) and not math.isfinite(value):
                 again = partial(self.loss, self.model, part)
-                raise NotFinite(f"the loss became {loss.item()}", partial(first_not_finite, self.model, part, again))
+                raise NotFinite(f"the loss became {value}", partial(first_not_finite, self.model, part, again))
             (loss if weight == 1 else loss * weight).backward()
             for name, value in {"loss": loss, **others}.items():
                 numbers[name] = numbers.get(name, 0.0) + weight * number(value)
@@ -157,14 +161,17 @@ class Adversarial(Task):
         if self.average is not None:
             self.average.update()
         return {
-            "loss": loss.item(), "g_loss": g_loss.item(),
+            "loss": number(loss), "g_loss": number(g_loss),
             "d_real": believed(real_scores), "d_fake": believed(fake_scores), "d_grad": d_grad, "g_grad": g_grad,
         }  # fmt: skip
 
-    def _update(self, loss: Tensor, optimizer: Any, player: Any, where: Callable[[], str]) -> float:
+    finite = ("loss", "g_loss", "d_grad", "g_grad")
+
+    def _update(self, loss: Tensor, optimizer: Any, player: Any, where: Callable[[], str]) -> Any:
         """One step of one player; the norm of its gradient. `where` finds out where infinity or NaN begins."""
-        if not math.isfinite(loss.item()):
-            raise NotFinite(f"the loss of the {type(player).__name__.lower()} became {loss.item()}", where)
+        value = number(loss)
+        if not on_device(value) and not math.isfinite(value):
+            raise NotFinite(f"the loss of the {type(player).__name__.lower()} became {value}", where)
         optimizer.zero_grad()
         loss.backward()
         norm = clip(player, self.clip_norm)
@@ -175,7 +182,7 @@ class Adversarial(Task):
         from ..models.dcgan import discriminator_loss
 
         real, fake = self.model.discriminator_scores(self.images(batch))
-        return {"loss": discriminator_loss(real, fake).item(), "d_real": believed(real), "d_fake": believed(fake)}
+        return {"loss": number(discriminator_loss(real, fake)), "d_real": believed(real), "d_fake": believed(fake)}
 
     def after_validation(self) -> Numbers:
         return self.judge() if self.judge else {}
@@ -189,27 +196,22 @@ def split(batch: Any, parts: int) -> list[Any]:
     return [batch] if parts == 1 else [tuple(a[i:j] for a in batch) for i, j in pairwise(bounds)]
 
 
-def number(value: Any) -> float:
-    """A scalar Tensor, array or number as a float."""
-    return float(value.item() if hasattr(value, "item") else value)
-
-
-def believed(scores: Any) -> float:
+def believed(scores: Any) -> Any:
     """The mean probability of being real, from logits."""
-    return scores.detach().sigmoid().mean().item()
+    return number(scores.detach().sigmoid().mean())
 
 
-def clip(model: Any, most: float | None) -> float:
+def clip(model: Any, most: float | None) -> Any:
     """Scale a model's gradients down to a norm of `most` (None: leave them); the norm that they had.
 
-    Raises NotFinite that names the first parameter whose gradient is not finite.
+    Raises NotFinite that names the first parameter whose gradient is not finite; not on a CUDA device.
     """
     named = {name: p for name, p in model.named_parameters() if p.grad is not None}
     if most is None:
-        norm = get_total_norm([p.grad for p in named.values()]).item()
+        norm = number(get_total_norm([p.grad for p in named.values()]))
     else:
-        norm = clip_grad_norm_(named.values(), most).item()
-    if not math.isfinite(norm):
+        norm = number(clip_grad_norm_(named.values(), most))
+    if not on_device(norm) and not math.isfinite(norm):
         first = next((name for name, p in named.items() if not_finite(p.grad)), None)
         where = f": first that of {first}" if first else ", though each element is finite"
         raise NotFinite(f"the norm of the gradients became {norm}{where}")
@@ -219,8 +221,13 @@ def clip(model: Any, most: float | None) -> float:
 def not_finite(value: Any) -> bool:
     """Whether a tensor or an array, or one of several, has an element that is infinite or NaN."""
     values = value if isinstance(value, (tuple, list)) else [value]
-    arrays = [v.detach().numpy() if isinstance(v, Tensor) else v for v in values]
-    return any(isinstance(a, np.ndarray) and a.dtype.kind in "fc" and not np.isfinite(a).all() for a in arrays)
+    arrays = [v.detach().data if isinstance(v, Tensor) else v for v in values]
+    return any(_has_infinity(a) for a in arrays if hasattr(a, "strides") and a.dtype.kind in "fc")
+
+
+def _has_infinity(array: Any) -> bool:
+    with working_on(array):
+        return not bool(np.isfinite(array).all())
 
 
 def first_not_finite(model: Any, batch: Any, run: Callable[[], Any]) -> str:

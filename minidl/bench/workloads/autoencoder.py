@@ -21,9 +21,10 @@ def cases(name: str, batch: int = 128, size: int = 28, width: int = 1000) -> dic
 
     def prepare() -> Work:
         model = set_parameters(lib.dl, _minidl(size, hidden) if name == "minidl" else _torch(lib, size, hidden))
-        images = lib.dl.sigmoid(lib.dl.tensor(random(batch, 1, size, size)))
-        optimizer = lib.optim.Adam(model.parameters(), lr=1e-3, **({} if name == "minidl" else {"fused": True}))
+        images = lib.dl.sigmoid(lib.tensor(random(batch, 1, size, size)))
         spent = cost(lib, model, tuple(images.shape))
+        model = lib.place(model)
+        optimizer = lib.optim.Adam(model.parameters(), lr=1e-3, **({} if name == "minidl" else {"fused": True}))
 
         def step() -> Any:
             optimizer.zero_grad()

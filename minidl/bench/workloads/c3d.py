@@ -5,6 +5,9 @@ Without dropout, so that both libraries compute the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,9 +19,12 @@ CLASSES = 487
 
 
 def cases(
-    name: str, batch: int = 2, frames: int = 16, size: int = 112, width: int = 64, units: int = 4096
-) -> dict[str, Case]:
-    """batch: clips. frames, size: of a clip. width: channels of the first convolution. units: of fc6 and fc7."""
+    name: str, batch: int = 2, frames: int = 16, size: int = 112, width: int = 64, units: int = 4096,
+    checkpoint: int = 0,
+) -> dict[str, Case]:  # fmt: skip
+    """batch: clips. frames, size: of a clip. width: channels of the first convolution. units: of fc6 and fc7.
+    checkpoint: 1 for a training step that keeps of each group of convolutions only its input, and computes the rest
+    again for the gradient."""
     lib = library(name)
     shape = (3, frames, size, size)
 
@@ -27,8 +33,9 @@ def cases(
         return set_parameters(lib.dl, model)
 
     def forward() -> Work:
-        model, x = network(), lib.dl.tensor(random(batch, *shape))
+        model, x = network(), lib.tensor(random(batch, *shape))
         spent = cost(lib, model, (batch, *shape))
+        model = lib.place(model)
 
         def step() -> Any:
             with lib.dl.no_grad():
@@ -37,14 +44,16 @@ def cases(
         return Work(step, spent.flops, spent.bytes)
 
     def train() -> Work:
-        model, x = network(), lib.dl.tensor(random(batch, *shape))
-        labels = lib.dl.tensor(np.arange(batch) % CLASSES)
-        optimizer = lib.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+        model, x = network(), lib.tensor(random(batch, *shape))
+        labels = lib.tensor(np.arange(batch) % CLASSES)
         spent = cost(lib, model, (batch, *shape))
+        model = lib.place(model)
+        optimizer = lib.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+        answer = _checkpointed(lib, model) if checkpoint else model
 
         def step() -> Any:
             optimizer.zero_grad()
-            loss = lib.F.cross_entropy(model(x), labels)
+            loss = lib.F.cross_entropy(answer(x), labels)
             loss.backward()
             optimizer.step()
             return loss
@@ -86,3 +95,37 @@ def _torch(lib: Library, shape: tuple[int, ...], width: int, units: int) -> Any:
         nn.ReLU(),
         nn.Linear(units, CLASSES),
     )
+
+
+def _checkpointed(lib: Library, model: Any) -> Callable[[Any], Any]:
+    """The network as a function, every group of convolutions up to its pooling a checkpoint."""
+    groups: list[list[Any]] = [[]]
+    if lib.name == "minidl":
+        for name, box in model.named_children():
+            groups[-1] += [lib.nn.Flatten(), box] if name == "fc6" else [box]
+            if name in ("fc6", "fc7"):
+                groups[-1].append(lib.F.relu)
+            if name.startswith("pool"):
+                groups.append([])
+        checkpoint = lib.dl.checkpoint
+    else:
+        for layer in model:
+            groups[-1].append(layer)
+            if isinstance(layer, lib.nn.MaxPool3d):
+                groups.append([])
+        checkpoint = partial(import_module("torch.utils.checkpoint").checkpoint, use_reentrant=False)
+    *convolutions, dense = [partial(_through, group) for group in groups]
+
+    def answer(x: Any) -> Any:
+        for group in convolutions:
+            x = checkpoint(group, x)
+        return dense(x)
+
+    return answer
+
+
+def _through(layers: Sequence[Callable[[Any], Any]], x: Any) -> Any:
+    """The layers, one after the other."""
+    for layer in layers:
+        x = layer(x)
+    return x

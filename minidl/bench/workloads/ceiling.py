@@ -11,12 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from .. import devices
 from ..case import Case, Work
-from .common import random
+from .common import library, random
 
 
 def cases(name: str, size: int = 2048, megabytes: int = 256) -> dict[str, Case]:
     """size: of the square matrices. megabytes: that are copied."""
+    if devices.now.cuda:
+        return {
+            "product": Case(lambda: _product_on_device(name, 4 * size)),
+            "copy": Case(lambda: _copy_on_device(name, 4 * megabytes * 2**20)),
+        }
     return {
         "product": Case(lambda: _product(name, size)),
         "copy": Case(lambda: _copy(name, megabytes * 2**20)),
@@ -57,3 +63,31 @@ def _copy(name: str, nbytes: int) -> Work:
             list(pool.map(lambda part: np.copyto(*part), parts))  # without the GIL
 
     return Work(step, bytes=2.0 * nbytes)
+
+
+def _product_on_device(name: str, size: int) -> Work:
+    """float32, or the type whose bits the precision leaves, where the library has it."""
+    lib = library(name)
+    a, b = (lib.tensor(random(size, size, seed=i)) for i in (0, 1))
+    if name == "minidl":
+        return Work(lambda: _nothing(a.data @ b.data), flops=2.0 * size**3)
+    if devices.now.precision == "medium":
+        a, b = a.bfloat16(), b.bfloat16()
+    return Work(lambda: _nothing(lib.dl.matmul(a, b)), flops=2.0 * size**3)
+
+
+def _copy_on_device(name: str, nbytes: int) -> Work:
+    lib = library(name)
+    source, target = (lib.tensor(np.zeros(nbytes // 4, np.float32)) for _ in range(2))
+
+    def step() -> None:
+        if name == "minidl":
+            target.data[...] = source.data
+        else:
+            target.copy_(source)
+
+    return Work(step, bytes=2.0 * nbytes)
+
+
+def _nothing(_: Any) -> None:
+    """Results of the two sides are not compared: each makes its own best."""

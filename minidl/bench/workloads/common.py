@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import devices
+
 
 class Library(NamedTuple):
     """The parts of a library that have the same names in both."""
@@ -17,6 +19,14 @@ class Library(NamedTuple):
     nn: Any
     F: Any
     optim: Any
+
+    def tensor(self, array: np.ndarray, requires_grad: bool = False) -> Any:
+        """The array as a tensor where this process computes; a copy in the same memory order."""
+        return devices.tensor(self.dl, array, requires_grad)
+
+    def place(self, model: Any) -> Any:
+        """The network where this process computes; to be called before an optimizer is made for it."""
+        return devices.place(model)
 
 
 def library(name: str) -> Library:

@@ -116,4 +116,4 @@ def _pool(shape: tuple[int, ...], size: int, lib: Any, channels_last: bool) -> t
 def _laid_out(lib: Any, array: np.ndarray, channels_last: bool) -> Any:
     if channels_last:
         array = np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
-    return lib.dl.from_numpy(array)
+    return lib.tensor(array)

@@ -18,9 +18,10 @@ def cases(name: str, batch: int = 4, frames: int = 10, size: int = 28, channels:
     w_x, w_h = (random(3 * channels, channels, 3, 3, seed=s, scale=scale) for s in (1, 2))  # rows for z, r, candidate
 
     def prepare() -> Work:
-        x = lib.dl.tensor(random(frames, batch, channels, size, size), requires_grad=True)
+        x = lib.tensor(random(frames, batch, channels, size, size), requires_grad=True)
         model = _minidl(w_x, w_h) if name == "minidl" else _torch(lib, w_x, w_h)
         spent = cost(lib, model, tuple(x.shape))
+        model = lib.place(model)
 
         def step() -> Any:
             for p in (x, *model.parameters()):

@@ -17,12 +17,14 @@ def cases(name: str, batch: int = 32, size: int = 64, width: int = 64) -> dict[s
     lib = library(name)
 
     def prepare() -> Work:
-        real = lib.dl.tensor(random(batch, 3, size, size)).tanh()
-        codes = [lib.dl.tensor(random(batch, LATENT, seed=seed)) for seed in (1, 2)]
+        real = lib.tensor(random(batch, 3, size, size)).tanh()
+        codes = [lib.tensor(random(batch, LATENT, seed=seed)) for seed in (1, 2)]
         generator, discriminator = (
             set_parameters(lib.dl, model, seed)
             for seed, model in enumerate(_minidl(size, width) if name == "minidl" else _torch(lib, size, width))
         )
+        g, d = cost(lib, generator, (batch, LATENT)), cost(lib, discriminator, (batch, 3, size, size))
+        generator, discriminator = lib.place(generator), lib.place(discriminator)
         g_optimizer = lib.optim.Adam(generator.parameters(), **ADAM)
         d_optimizer = lib.optim.Adam(discriminator.parameters(), **ADAM)
         softplus = lib.F.softplus
@@ -46,7 +48,6 @@ def cases(name: str, batch: int = 32, size: int = 64, width: int = 64) -> dict[s
                 p.requires_grad = True
             return d_loss + g_loss
 
-        g, d = cost(lib, generator, (batch, LATENT)), cost(lib, discriminator, (batch, 3, size, size))
         # drawn once without and once with backward; judged three times, twice with all gradients, once with inputs'
         flops, moved = (4 * g[i] + 8 * d[i] for i in (0, 1))
         return Work(step, flops, moved + ADAM_TRAFFIC * (g.parameters + d.parameters))

@@ -11,11 +11,12 @@ from .common import library, random
 
 def cases(name: str, elements: int = 10_000_000) -> dict[str, Case]:
     """elements: numbers in each array."""
-    dl = library(name).dl
+    lib = library(name)
+    dl = lib.dl
 
     def case(operation: Callable[..., Any], operands: int, results: int = 1) -> Case:
         def prepare() -> Work:
-            xs = [dl.tensor(random(elements, seed=seed)) for seed in range(operands)]
+            xs = [lib.tensor(random(elements, seed=seed)) for seed in range(operands)]
             return Work(lambda: operation(*xs), bytes=4.0 * (operands + results) * elements)
 
         return Case(prepare)

@@ -32,9 +32,9 @@ def _layer(
         def laid_out(array: np.ndarray) -> Any:
             if channels_last:
                 array = np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
-            return lib.dl.from_numpy(array)
+            return lib.tensor(array)
 
-        layer = build(lib.nn)
+        layer = lib.place(build(lib.nn))
         x, seed = laid_out(random(*shape)), laid_out(random(*out, seed=1))
         x.requires_grad = True
 

@@ -14,8 +14,8 @@ def cases(name: str, parameters: int = 10_000_000) -> dict[str, Case]:
     lib = library(name)
 
     def prepare(kind: str, fused: bool, traffic: int, options: dict[str, Any]) -> Work:
-        p = lib.dl.tensor(random(parameters), requires_grad=True)
-        p.grad = lib.dl.tensor(random(parameters, seed=1))
+        p = lib.tensor(random(parameters), requires_grad=True)
+        p.grad = lib.tensor(random(parameters, seed=1))
         if name != "minidl" and fused:
             options = options | {"fused": True}
         optimizer = getattr(lib.optim, kind)([p], lr=1e-3, **options)

@@ -67,10 +67,11 @@ def _step(name: str, network: Callable[[Library], Any], batch: int, size: int, l
 
     def prepare() -> Work:
         model = set_parameters(lib.dl, network(lib))
-        images = lib.dl.tensor((random(batch, 1, size, size) > 1).astype(np.float32))
-        noise = lib.dl.tensor(random(batch, latent, seed=1))
-        optimizer = lib.optim.Adam(model.parameters(), lr=1e-3, **({} if name == "minidl" else {"fused": True}))
+        images = lib.tensor((random(batch, 1, size, size) > 1).astype(np.float32))
+        noise = lib.tensor(random(batch, latent, seed=1))
         spent = cost(lib, model, tuple(images.shape))
+        model = lib.place(model)
+        optimizer = lib.optim.Adam(model.parameters(), lr=1e-3, **({} if name == "minidl" else {"fused": True}))
 
         def step() -> Any:
             optimizer.zero_grad()

@@ -60,7 +60,7 @@ class AutoencoderExperiment(Experiment):
         config.require(config.code <= pixels, "code", f"at most {pixels}, the numbers that an image has")
         minidl.manual_seed(config.seed)
         with self.fitting():
-            model = build(config, self.sets.shape)
+            model = build(config, self.sets.shape).to(config.device)
         optimizer = optim.Adam(model.parameters(), lr=config.lr or LEARNING_RATES[config.arch])
         self.task = self.minimize(
             model, optimizer, self.loss, optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.steps())
@@ -102,8 +102,8 @@ class AutoencoderExperiment(Experiment):
         config, model = self.config, self.task.model
         inputs, labels = examples(self.test.dataset, 2000)
         with no_grad():
-            codes = model.encode(Tensor(inputs)).numpy()
-            drawn = model(Tensor(inputs)).numpy()
+            codes = model.encode(self.tensor(inputs)).numpy()
+            drawn = model(self.tensor(inputs)).numpy()
         numbers = _count(config.code, "number")
         until = f"{NAMES[config.arch]} autoencoder after {_count(trainer.step, 'step')}"
         chosen = _some_of_each(labels, len(self.sets.classes))
@@ -147,11 +147,12 @@ class AutoencoderExperiment(Experiment):
         model = self.task.model
         known = examples(self.train.dataset, 2000)[0]
         with no_grad():
-            codes = model.encode(Tensor(known)).numpy()
+            codes = model.encode(self.tensor(known)).numpy()
             flat = codes.reshape(len(codes), -1).astype(np.float64)
             draw = minidl.core.random.generator().multivariate_normal
             drawn = draw(flat.mean(0), np.cov(flat.T).reshape(flat.shape[1], -1), count)
-            shown = model.decode(Tensor(drawn.astype(np.float32).reshape(count, *codes.shape[1:]))).numpy()
+            shaped = drawn.astype(np.float32).reshape(count, *codes.shape[1:])
+            shown = model.decode(self.tensor(shaped)).numpy()
         caption = (
             "Codes drawn from a Gaussian fitted to the codes of training images: an autoencoder has no other prior"
         )

@@ -85,7 +85,7 @@ class DCGANExperiment(Experiment):
         gan = DCGAN(
             size, found[0], config.latent or (20 if small else 100), config.width, config.kernel_size,
             base=size // 4 if small else 4,
-        )  # fmt: skip
+        ).to(config.device)  # fmt: skip
         lr = config.lr or (1e-3 if small else 2e-4)
         adam = lambda player: optim.Adam(player.parameters(), lr=lr, betas=(0.5, 0.999))
         self.task = Adversarial(
@@ -228,12 +228,13 @@ class DCGANExperiment(Experiment):
         values = codes.numpy()
         for b, a in list(zip(usable, [*usable[1:], usable[0]], strict=True))[:3]:
             minus, plus = values[sure[b]], values[sure[a]]
-            result = vector_arithmetic(Tensor(minus), Tensor(minus), Tensor(plus))
+            minus, plus = self.tensor(minus), self.tensor(plus)
+            result = vector_arithmetic(minus, minus, plus)
             name_b, name_a = self.sets.classes[b], self.sets.classes[a]
             terms = [
                 ("+", f"three of {name_b}", drawn[sure[b]]),
-                ("-", f"mean of {name_b}", self.draw_images(Tensor(minus.mean(0, keepdims=True)))),
-                ("+", f"mean of {name_a}", self.draw_images(Tensor(plus.mean(0, keepdims=True)))),
+                ("-", f"mean of {name_b}", self.draw_images(minus.mean(0, keepdim=True))),
+                ("+", f"mean of {name_a}", self.draw_images(plus.mean(0, keepdim=True))),
             ]
             equations.append((terms, self.draw_images(result)))
         gallery.report.section("Arithmetic with codes")

@@ -71,6 +71,7 @@ class VAEExperiment(Experiment):
                 model.reset_layers()  # the paper's N(0, 0.01) learns more slowly and ends a little lower
             else:
                 model = ConvVAE(self.sets.shape, latent=config.latent, likelihood=config.likelihood)
+        model.to(config.device)
         self.task = self.minimize(model, optim.Adam(model.parameters(), lr=config.lr or 2e-3), self.loss)
 
     def loss(self, model: Any, batch: Any) -> Any:
@@ -95,7 +96,7 @@ class VAEExperiment(Experiment):
         numbers = trainer.evaluate(self.test)
         inputs = examples(self.test.dataset, 500)[0]
         with no_grad():
-            tighter = self.task.model.importance_bound(Tensor(inputs), IMPORTANCE).mean().item()
+            tighter = self.task.model.importance_bound(self.tensor(inputs), IMPORTANCE).mean().item()
         return {
             "bound on log p(x), nats per image": -numbers["loss"],
             "reconstruction term": -numbers["reconstruction"],
@@ -110,8 +111,8 @@ class VAEExperiment(Experiment):
         report = gallery.report
         inputs, labels = examples(self.test.dataset, 2000)
         with no_grad():
-            means = model.encode(Tensor(inputs))[0].numpy()
-            again = model.reconstruct(Tensor(inputs[:20])).numpy()
+            means = model.encode(self.tensor(inputs))[0].numpy()
+            again = model.reconstruct(self.tensor(inputs[:20])).numpy()
         report.section("New images")
         name, figure, _ = self.sample(64)
         gallery.picture(name, figure, "Images drawn from random codes")
@@ -140,7 +141,8 @@ class VAEExperiment(Experiment):
         report.section("From one image to another")
         pairs = self._pairs(labels)
         with no_grad():
-            steps = model.interpolate(Tensor(inputs[pairs[:, 0]]), Tensor(inputs[pairs[:, 1]])).numpy()
+            ends = (self.tensor(inputs[pairs[:, i]]) for i in (0, 1))
+            steps = model.interpolate(*ends).numpy()
         gallery.picture(
             "interpolations",
             pictures.interpolations(steps.swapaxes(0, 1), "Equal steps between two codes", ink=True),

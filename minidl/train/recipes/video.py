@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 import minidl
 import minidl.functional as F
-from minidl import Tensor, nn, no_grad, optim
+from minidl import nn, no_grad, optim
 
 from ...models.c3d import C3D, SmallC3D
 from ...models.gru_rcn import GRURCN, VGG16GRURCN
@@ -164,25 +164,25 @@ class VideoExperiment(Experiment):
         minidl.manual_seed(config.seed)
         classes = self.sets.classes
         with self.fitting():
-            model = config.network(len(classes), self.sets.shape)
+            model = config.network(len(classes), self.sets.shape).to(config.device)
         optimizer = config.optimizer(model)
         self.task = self.minimize(
             model, optimizer, self.loss, optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.steps())
         )
         self.baselines = {f"guessing among {len(classes)}": float(np.log(len(classes)))}
 
-    def scores(self, model: Any, clips: np.ndarray) -> Any:
+    def scores(self, model: Any, clips: Any) -> Any:
         """Logits, or log-probabilities, which are logits as well: (N, C, T, H, W) in [0, 1] -> (N, classes)."""
         if isinstance(model, (C3D, SmallC3D, VGG16GRURCN)):  # their authors' initial values and weights are for bytes
             mean = MEAN_COLOUR if isinstance(model, VGG16GRURCN) else (GREY,)
-            clips = 255 * clips - np.array(mean, np.float32).reshape(-1, 1, 1, 1)
-        return model(Tensor(clips))
+            clips = 255 * self.tensor(clips) - self.tensor(np.array(mean, np.float32).reshape(-1, 1, 1, 1))
+        return model(self.tensor(clips))
 
     def loss(self, model: Any, batch: Any) -> Any:
         """Cross-entropy, and the share of clips that are right."""
         scores = self.scores(model, batch[0])
-        right = scores.detach().numpy().argmax(1) == batch[1]
-        return F.cross_entropy(scores, batch[1]), {"accuracy": right.mean()}
+        right = scores.detach().argmax(1) == batch[1]
+        return F.cross_entropy(scores, batch[1]), {"accuracy": right.double().mean()}
 
     def predictions(self, loader: Any) -> tuple[np.ndarray, np.ndarray]:
         """Labels (N,) and probabilities (N, classes) of everything in a loader."""
