@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -25,3 +27,34 @@ def add_at(out: Array, index: Any, values: Array) -> None:
         np.add.at(out, index, values)
     else:
         namespace(out).add.at(out, index, values)
+
+
+def in_memory_order(kernel: Callable[..., Array]) -> Callable[..., Array]:
+    """An elementwise kernel for CuPy arrays whose result lies in memory as its largest argument does; of several, the
+    first without gaps.
+
+    NumPy sees to that by itself. CuPy's results are C-contiguous, whatever came in: written across the order in which
+    a channels-last argument is read, and copied back by the next convolution.
+    """
+
+    @wraps(kernel)
+    def call(*args: Any, **params: Any) -> Array:
+        arrays = [a for a in args if getattr(a, "ndim", 0)]
+        if all(a.flags.c_contiguous for a in arrays) or params.get("out") is not None:
+            return kernel(*args, **params)
+        axes = range(max(a.ndim for a in arrays))
+        size = max(a.size for a in arrays)
+        orders = [_dense_order(a) for a in arrays if a.size == size]
+        order = next((o for o in orders if o is not None), None)
+        if order is None or order == [*axes] or any(a.ndim != len(axes) for a in arrays):
+            return kernel(*args, **params)
+        result = kernel(*(a.transpose(order) if getattr(a, "ndim", 0) else a for a in args), **params)
+        return result.transpose([order.index(axis) for axis in axes])
+
+    return call
+
+
+def _dense_order(a: Array) -> list[int] | None:
+    """The axes from the widest steps in memory to the narrowest; None where there are gaps or repetitions."""
+    order = sorted(range(a.ndim), key=lambda axis: -a.strides[axis])
+    return order if a.transpose(order).flags.c_contiguous else None
