@@ -81,7 +81,8 @@ def _run(name: str, a: Array, b: Array, g: ConvGeometry, end: Finish = NOTHING) 
         return _run(name, a.astype(np.float32), b.astype(np.float32), g, end).astype(dtype)
     choice = choice_for(name, g, dtype)
     if choice.algorithm == "plain":
-        return end.of(getattr(plain, name)(a.astype(dtype, copy=False), b.astype(dtype, copy=False), g))
+        with threads.small_blas(g.multiply_adds):
+            return end.of(getattr(plain, name)(a.astype(dtype, copy=False), b.astype(dtype, copy=False), g))
     if choice.algorithm == "reference" or not threads.usable():
         # also large work in a forked child, where the parallel runtime of the parent must not be entered
         return end.of(getattr(reference, name)(a, b, geometry=g))

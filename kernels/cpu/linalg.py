@@ -3,8 +3,6 @@ reading the matrix is all there is."""
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 
 from ..reference import linalg as reference
@@ -20,7 +18,10 @@ TYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 def matmul(a: Array, b: Array) -> Array:
     work = a.size * b.shape[-1]
-    if work <= SMALL or not b.size or a.ndim < 2 or b.ndim < 2 or not _covered(a, b):
+    if work <= SMALL:
+        with threads.small_blas(work):
+            return reference.matmul(a, b)
+    if not b.size or a.ndim < 2 or b.ndim < 2 or not _covered(a, b):
         return reference.matmul(a, b)
     (n, k), m = a.shape[-2:], b.shape[-1]
     if b.ndim == 2:
@@ -31,22 +32,26 @@ def matmul(a: Array, b: Array) -> Array:
 
 
 def linear(x: Array, w: Array, b: Array | None) -> Array:
-    if x.size * w.shape[0] <= SMALL or not _covered(x, w, x if b is None else b):
+    if (work := x.size * w.shape[0]) <= SMALL:
+        with threads.small_blas(work):
+            return reference.linear(x, w, b)
+    if not _covered(x, w, x if b is None else b):
         return reference.linear(x, w, b)
     y = _multiply(x.reshape(-1, x.shape[-1]), w.T, b)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], w.shape[0])
 
 
 def linear_weight(g: Array, x: Array) -> Array:
-    if g.size * x.shape[-1] <= SMALL or not _covered(g, x):
+    if (work := g.size * x.shape[-1]) <= SMALL:
+        with threads.small_blas(work):
+            return reference.linear_weight(g, x)
+    if not _covered(g, x):
         return reference.linear_weight(g, x)
     return _multiply(g.reshape(-1, g.shape[-1]).T, x.reshape(-1, x.shape[-1]))
 
 
 def contract(a: Array, b: Array, *, subscripts: tuple[str, str, str]) -> Array:
-    only_b = prod(n for i, n in zip(subscripts[1], b.shape, strict=True) if i not in subscripts[0])
-    product = matmul if a.size * only_b > SMALL else reference.matmul
-    return reference.contract(a, b, subscripts=subscripts, product=product)
+    return reference.contract(a, b, subscripts=subscripts, product=matmul)
 
 
 def _covered(*arrays: Array) -> bool:

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from functools import cache
 from itertools import count as numbers
@@ -154,15 +154,16 @@ def start_threads() -> None:
 
     Those of GNU's OpenMP would spin for 14 ms, and take the cores from those that compute: from the other kinds of
     threads, and on a machine that has other work from each other, where a step was seen to take ten times as long. They
-    spin for about as long as it takes to wake them, 0.1 ms. The runtime reads the variable when it is loaded, here; a
-    user who has set one of the two has decided.
+    spin for half a millisecond, longer than what usually lies between two kernels: waking a thread that sleeps takes
+    0.1 ms and more. The runtime reads the variable when it is loaded, here; a user who has set one of the two has
+    decided.
     """
     import numba
 
     _watch_forks()
     undecided = "GOMP_SPINCOUNT" not in os.environ and "OMP_WAIT_POLICY" not in os.environ
     if undecided:
-        os.environ["GOMP_SPINCOUNT"] = "2000"
+        os.environ["GOMP_SPINCOUNT"] = "10000"
     try:
         numba.get_num_threads()
     finally:
@@ -332,6 +333,15 @@ class blas_threads:
 
     def __exit__(self, *_: Any) -> None:
         blas.leave(self.number)
+
+
+ALONE = 2**18  # multiply-adds up to which OpenBLAS itself takes one thread
+
+
+def small_blas(work: int) -> Any:
+    """A context for a small product: BLAS on one thread. Others would spin while they wait for the next one, and take
+    the cores from compiled kernels."""
+    return single_threaded_blas if work > ALONE else nullcontext()
 
 
 single_threaded_blas = blas_threads(1)  # around compiled kernels whose threads each call it

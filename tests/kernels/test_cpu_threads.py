@@ -49,7 +49,7 @@ def test_waiting_threads_sleep_unless_the_user_has_decided(given: dict[str, str]
         "numba.get_num_threads = lambda: seen.append(os.environ.get('GOMP_SPINCOUNT'));"
         "threads.start_threads(); print(seen, 'GOMP_SPINCOUNT' in os.environ)"
     )
-    assert run(code, **given) == ("[None] False" if given else "['2000'] False")
+    assert run(code, **given) == ("[None] False" if given else "['10000'] False")
 
 
 def test_the_environment_limits_the_default() -> None:
