@@ -208,7 +208,7 @@ def _sums_of_rows(flat: Array, width: int) -> Array:
     from .reduction_loops import add_rows
 
     out = np.empty(-(-flat.size // width))
-    _ranges(lambda start, stop: add_rows(flat, width, start, stop, out), len(out), flat.size)
+    add_rows(_workers(flat), flat, width, out)
     return out
 
 
@@ -217,18 +217,13 @@ def _sums_of_columns(flat: Array, columns: int) -> Array:
 
     rows = max(1, BLOCK // columns)
     parts = np.empty((-(-flat.size // columns // rows), columns))
-    _ranges(lambda start, stop: add_columns(flat, columns, rows, start, stop, parts), len(parts), flat.size)
+    add_columns(_workers(flat), flat, columns, rows, parts)
     return parts.sum(0)
 
 
-def _ranges(part: Callable[[int, int], None], number: int, work: int) -> None:
-    """part(start, stop) for ranges of 0 … number - 1, by all threads.
-
-    Few and long ones: between short calls a thread that has just woken does not get hold of the interpreter's lock.
-    """
-    workers = threads.worth(work, 4 * SHARE)  # a sum is soon done
-    tasks = min(number, 1 if workers == 1 else 2 * workers)
-    threads.share(lambda i: part(number * i // tasks, number * (i + 1) // tasks), tasks, workers)
+def _workers(flat: Array) -> int:
+    """Threads for a sum, which is soon done."""
+    return threads.worth(flat.size, 4 * SHARE) if threads.usable() else 1
 
 
 def sum_to(kernel: Callable, x: Array, *, shape: Axes) -> Array:

@@ -1,4 +1,4 @@
-"""Compiled sums of flat arrays. None starts threads: pieces.py gives each of its threads a part.
+"""Compiled sums of flat arrays.
 
 Some thousand elements are added up in their own type, which vector instructions do best, and these sums in float64.
 """
@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compile import jit
+from .compile import threaded
+from .loops import portion
 
 CHUNK = 2**12  # elements
 WIDTH = 256  # elements of a line of some whole rows, at least half of that: loops over a few columns would be slow
 HEIGHT = 64  # lines that are added up in their own type
 
 
-@jit(reassociate=True)
-def add_rows(x, width, start, stop, out):
-    """out[r] for the rows from start to stop of `width` elements; the last of all may be shorter."""
-    for r in range(start, stop):
+@threaded(reassociate=True)
+def add_rows(thread, threads, x, width, out):
+    """out[r], the sum of row r of `width` elements; the last row may be shorter."""
+    begin, after = portion(thread, threads, out.size)
+    for r in range(begin, after):
         end = min((r + 1) * width, x.size)
         total = 0.0
         for first in range(r * width, end, CHUNK):
@@ -28,13 +30,13 @@ def add_rows(x, width, start, stop, out):
         out[r] = total
 
 
-@jit
-def add_columns(x, columns, rows, start, stop, out):
-    """out[p, c], the sum of column c over part p, for the parts from start to stop of `rows` rows; the last of all may
-    have fewer."""
+@threaded
+def add_columns(thread, threads, x, columns, rows, out):
+    """out[p, c], the sum of column c over part p, `rows` rows; the last part may have fewer."""
     width = columns * max(1, WIDTH // columns)
     line = np.zeros(width, x.dtype)
-    for p in range(start, stop):
+    begin, after = portion(thread, threads, len(out))
+    for p in range(begin, after):
         out[p] = 0
         end = min((p + 1) * rows * columns, x.size)
         for first in range(p * rows * columns, end, HEIGHT * width):
