@@ -89,4 +89,7 @@ def _run(case: Any, check: bool) -> Run:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except BrokenPipeError:
+        sys.exit(1)  # whoever asked has stopped and wants no answer
