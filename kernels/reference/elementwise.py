@@ -57,7 +57,7 @@ def kept(g: Array, mask: Array) -> Array:
 def larger_part(g: Array, a: Array, b: Array) -> Array:
     """The share of maximum(a, b)'s gradient that goes to a: g where a is larger, half of it where they are equal, else
     0. a or b may be a Python number."""
-    return kept(g, ~(a < b)) * (1 - g.dtype.type(0.5) * (a == b))
+    return kept(g, np.logical_not(a < b)) * (1 - g.dtype.type(0.5) * (a == b))
 
 
 def log_gradient(g: Array, a: Array) -> Array:
