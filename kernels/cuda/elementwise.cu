@@ -1,20 +1,9 @@
-// What goes with a convolution, where it has no epilogue for it: the bias and ReLU behind it, and both of their gradients
-// in one pass. The specification is ../reference/conv.py (finish, conv_relu_slope), the same kernels in Python are
-// ../numba_cuda/elementwise.py.
+// The gradients of the bias and ReLU behind a convolution, in one pass. The specification is ../reference/conv.py
+// (conv_relu_slope), the same kernels in Python are ../numba_cuda/elementwise.py.
 
 #include "numbers.cuh"
 #include "scalar.cuh"
 #include "channels.cuh"
-
-// y + b of its channel, or the ReLU of that, in place.
-extern "C" __global__ void __launch_bounds__(THREADS)
-bias_relu_kernel(Storage* __restrict__ y, const Storage* __restrict__ b, const int relu, const Shape s) {
-    const Scalar shift = read(b[min(own_channel(s), s.channels - 1)]);
-    for_own_elements(s, [&](long long at) {
-        const Scalar value = read(y[at]) + shift;
-        y[at] = stored(relu && value <= 0 ? 0 : value);
-    });
-}
 
 struct Sum {
     Scalar value;

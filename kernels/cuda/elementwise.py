@@ -1,27 +1,14 @@
-"""Launchers of elementwise.cu: bias and ReLU behind a convolution, and their gradients, on CuPy arrays as they lie."""
+"""Launcher of elementwise.cu: the gradients of bias and ReLU behind a convolution, on CuPy arrays as they lie."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..arrays import Array, namespace
+from ..arrays import Array
 from ..reference import conv as reference
 from . import channels, fused, launch
 
 FILE = "elementwise.cu"
-
-
-def finish(y: Array, b: Array | None, relu: bool = False) -> Array:
-    """y: (N, C, ...) itself, to which b: (C,) has been added, then relu applied. None adds nothing."""
-    last = fused.is_last(y)
-    dense = last or y.flags.c_contiguous
-    if not (dense and y.size and y.dtype.name in launch.STORAGE) or (b is None and not relu):
-        return reference.finish(y, b, relu)
-    with launch.device_of("finish", y=y, b=y if b is None else b):
-        shift = namespace(y).zeros(y.shape[1], y.dtype) if b is None else fused.flat(b, False, y.dtype)
-        p = channels.plan(y.shape, last)
-        channels.run(FILE, "bias_relu_kernel", y.dtype, p, fused.flat(y, last), shift, np.int32(relu))
-    return y
 
 
 def conv_relu_slope(g: Array, y: Array) -> tuple[Array, Array]:

@@ -1,8 +1,8 @@
 """The convolution family as numba.cuda kernels, to be read beside ../cuda/conv.cu.
 
 One thread computes one element of the result, every kernel gathers, nothing is added atomically.
-Arrays: x (N, C, i0, i1, i2), w (F, C / groups, k0, k1, k2), y (N, F, o0, o1, o2); the C++ has their channels innermost,
-and adds the bias itself. tiled.py is the next step of the course.
+Arrays: x (N, C, i0, i1, i2), w (F, C / groups, k0, k1, k2), y (N, F, o0, o1, o2), bias (channels of the result,); the
+C++ has channels innermost. tiled.py is the next step of the course.
 """
 
 from __future__ import annotations
@@ -12,12 +12,20 @@ from numba import cuda
 from ..arrays import Array
 from ..cuda.launch import common_type, operand
 from ..geometry import ConvGeometry
-from .elementwise import finish
-from .launch import device_of, element, empty, input_at, output_at, run, thread_index
+from ..reference import conv as reference
+from .launch import ZERO, device_of, element, empty, input_at, output_at, run, thread_index
+
+
+@cuda.jit(device=True)
+def finished(total, bias, c, has_bias, relu):
+    """What becomes of a sum: the bias of channel c is added if there is one, ReLU applied if asked (NaN stays NaN)."""
+    if has_bias:
+        total += bias[c]
+    return ZERO if relu and total <= 0 else total
 
 
 @cuda.jit
-def conv_kernel(x, w, y, g):
+def conv_kernel(x, w, y, g, bias, has_bias, relu):
     """y[n, f, o] = sum over c, k of x[n, c, o * stride - padding + k * dilation] * w[f, c, k]"""
     index = thread_index()
     if index >= y.size:
@@ -41,11 +49,11 @@ def conv_kernel(x, w, y, g):
                     continue
                 for c in range(channels):
                     total += x[n, first + c, i0, i1, i2] * w[f, c, k0, k1, k2]
-    y[n, f, o0, o1, o2] = total
+    y[n, f, o0, o1, o2] = finished(total, bias, f, has_bias, relu)
 
 
 @cuda.jit
-def conv_input_kernel(y, w, x, g):
+def conv_input_kernel(y, w, x, g, bias, has_bias, relu):
     """x[n, c, i] = sum over f, k of y[n, f, o] * w[f, c, k], where tap k of output o meets input i"""
     index = thread_index()
     if index >= x.size:
@@ -70,7 +78,7 @@ def conv_input_kernel(y, w, x, g):
                     continue
                 for f in range(first, first + filters):
                     total += y[n, f, o0, o1, o2] * w[f, c % channels, k0, k1, k2]
-    x[n, c, i0, i1, i2] = total
+    x[n, c, i0, i1, i2] = finished(total, bias, c, has_bias, relu)
 
 
 @cuda.jit
@@ -105,24 +113,12 @@ def conv_weight_kernel(x, y, w, g):
 
 def conv(x: Array, w: Array, *, geometry: ConvGeometry) -> Array:
     """(N, C, *I) * (K, C/G, *k) -> (N, K, *O)"""
-    g = geometry
-    with device_of("conv", x=x, w=w):
-        dtype = common_type("conv", x, w)
-        x, w = operand("x", x, g.x_shape, dtype), operand("w", w, g.w_shape, dtype)
-        y = empty(x, g.y_shape, dtype)
-        run(conv_kernel, y, g, x, w, y)
-    return y
+    return _gather("conv", x, w, None, False, geometry, False)
 
 
 def conv_input(y: Array, w: Array, *, geometry: ConvGeometry) -> Array:
     """(N, K, *O) * (K, C/G, *k) -> (N, C, *I), the adjoint of conv in x: the transposed convolution"""
-    g = geometry
-    with device_of("conv_input", y=y, w=w):
-        dtype = common_type("conv_input", y, w)
-        y, w = operand("y", y, g.y_shape, dtype), operand("w", w, g.w_shape, dtype)
-        x = empty(y, g.x_shape, dtype)
-        run(conv_input_kernel, x, g, y, w, x)
-    return x
+    return _gather("conv_input", y, w, None, False, geometry, True)
 
 
 def conv_weight(x: Array, y: Array, *, geometry: ConvGeometry) -> Array:
@@ -138,9 +134,25 @@ def conv_weight(x: Array, y: Array, *, geometry: ConvGeometry) -> Array:
 
 def conv_bias(x: Array, w: Array, b: Array, *, geometry: ConvGeometry, transposed: bool) -> Array:
     """conv(x, w) + b, or if `transposed` conv_input(x, w) + b; b: one number for each channel of the result"""
-    return finish((conv_input if transposed else conv)(x, w, geometry=geometry), b)
+    return _gather("conv_bias", x, w, b, False, geometry, transposed)
 
 
 def conv_relu(x: Array, w: Array, b: Array | None, *, geometry: ConvGeometry, transposed: bool) -> Array:
     """relu(conv_bias(x, w, b)); b may be None"""
-    return finish((conv_input if transposed else conv)(x, w, geometry=geometry), b, relu=True)
+    return _gather("conv_relu", x, w, b, True, geometry, transposed)
+
+
+def _gather(operation: str, x: Array, w: Array, b: Array | None, relu: bool, g: ConvGeometry, adjoint: bool) -> Array:
+    """conv, or its adjoint in x, then bias and ReLU."""
+    name, kernel = ("y", conv_input_kernel) if adjoint else ("x", conv_kernel)
+    shape, result = (g.y_shape, g.x_shape) if adjoint else (g.x_shape, g.y_shape)
+    arrays = {name: x, "w": w} if b is None else {name: x, "w": w, "b": b}
+    with device_of(operation, **arrays):
+        dtype = common_type(operation, *arrays.values())
+        x, w = operand(name, x, shape, dtype), operand("w", w, g.w_shape, dtype)
+        y = empty(x, result, dtype)
+        bias = w.reshape(-1) if b is None else operand("b", b, result[1:2], dtype)  # w: an array that is not read
+        run(kernel, y, g, x, w, y, others=(bias, b is not None, relu))
+        if not (x.size and w.size):  # sums over nothing
+            reference.finish(y, b, relu)
+    return y

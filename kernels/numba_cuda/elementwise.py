@@ -1,5 +1,5 @@
-"""Bias and ReLU behind a convolution, and their gradients, as numba.cuda kernels, to be read beside
-../cuda/elementwise.cu. Arrays: y, g, gz (batch, channels, places), b, gb (channels,)."""
+"""The gradients of bias and ReLU behind a convolution as numba.cuda kernels, to be read beside ../cuda/elementwise.cu.
+Arrays: y, g, gz (batch, channels, places), gb (channels,)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,6 @@ from .channels import add_up, collect, for_channels, leave, lie, own_channel, ow
 from .launch import BLOCK, ZERO, device_of
 
 TYPES = ("float32", "float64")
-
-
-@cuda.jit
-def bias_relu_kernel(y, b, relu, s):
-    """y + b of its channel, or the ReLU of that, in place."""
-    channel = own_channel(s)
-    if channel >= s.channels:
-        return
-    first, end = own_rows(s)
-    for row in range(first, end, s.members):
-        n, place = row // s.places, row % s.places
-        value = y[n, channel, place] + b[channel]
-        y[n, channel, place] = ZERO if relu and value <= 0 else value
 
 
 @cuda.jit
@@ -52,18 +39,6 @@ def relu_slope_finish_kernel(parts, gb):
     collect(shared, parts)
     if cuda.threadIdx.x == 0:
         gb[cuda.blockIdx.x] = shared[0, 0]
-
-
-def finish(y: Array, b: Array | None, relu: bool = False) -> Array:
-    """y: (N, C, ...) itself, to which b: (C,) has been added, then relu applied. None adds nothing."""
-    dense = fused.is_last(y) or y.flags.c_contiguous
-    if not (dense and y.size and y.dtype.name in TYPES) or (b is None and not relu):
-        return reference.finish(y, b, relu)
-    last, s = lie(y)
-    with device_of("finish", y=y, b=y if b is None else b):
-        shift = namespace(y).zeros(y.shape[1], y.dtype) if b is None else fused.flat(b, False, y.dtype)
-        pass_over(bias_relu_kernel, s, three(y, last, y.dtype), shift, np.int32(relu))
-    return y
 
 
 def conv_relu_slope(g: Array, y: Array) -> tuple[Array, Array]:

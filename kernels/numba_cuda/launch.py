@@ -104,14 +104,14 @@ def empty(like: Array, shape: tuple[int, ...], dtype: Any) -> Array:
     return namespace(like).empty(shape, dtype)
 
 
-def run(kernel: Any, result: Array, geometry: ConvGeometry | PoolGeometry, *arrays: Array, numbers: tuple = ()) -> None:
-    """Launches kernel(*arrays, geometry, *numbers), one thread for each element of the result."""
+def run(kernel: Any, result: Array, geometry: ConvGeometry | PoolGeometry, *arrays: Array, others: tuple = ()) -> None:
+    """Launches kernel(*arrays, geometry, *others), one thread for each element of the result."""
     if not result.size:
         return
     if not all(array.size for array in arrays):
         result.fill(0)  # sums over nothing: an empty batch or no channels
         return
-    elementwise(kernel, result.size, *map(_five_dimensional, arrays), Geometry(**launch.fold(geometry)), *numbers)
+    elementwise(kernel, result.size, *map(_five_dimensional, arrays), Geometry(**launch.fold(geometry)), *others)
 
 
 def elementwise(kernel: Any, elements: int, *arguments: Any) -> None:

@@ -180,7 +180,7 @@ def avg_pool(x: Array, *, geometry: PoolGeometry, count_include_pad: bool, divis
         dtype = common_type("avg_pool", x)
         x = operand("x", x, g.x_shape, dtype)
         y = empty(x, g.y_shape, dtype)
-        run(avg_pool_kernel, y, g, x, y, numbers=(count_include_pad, divisor or 0))
+        run(avg_pool_kernel, y, g, x, y, others=(count_include_pad, divisor or 0))
     return y
 
 
@@ -191,5 +191,5 @@ def avg_unpool(y: Array, *, geometry: PoolGeometry, count_include_pad: bool, div
         dtype = common_type("avg_unpool", y)
         y = operand("y", y, g.y_shape, dtype)
         x = empty(y, g.x_shape, dtype)
-        run(avg_unpool_kernel, x, g, y, x, numbers=(count_include_pad, divisor or 0))
+        run(avg_unpool_kernel, x, g, y, x, others=(count_include_pad, divisor or 0))
     return x

@@ -28,31 +28,6 @@ POOLINGS = {
 TOLERANCE = {"float32": 1e-5, "float64": 1e-13}  # of the largest value: sums run in another order
 
 
-@pytest.fixture(scope="module")
-def cupy():
-    library = pytest.importorskip("cupy", reason="CuPy is not installed")
-    try:
-        count = library.cuda.runtime.getDeviceCount()
-    except library.cuda.runtime.CUDARuntimeError as error:
-        pytest.skip(f"no CUDA device: {error}")
-    if not count:
-        pytest.skip("no CUDA device")
-    return library
-
-
-@pytest.fixture(params=["cuda", "numba_cuda"])
-def column(request, cupy):
-    """The modules conv and pool of a column."""
-    from importlib import import_module
-
-    if request.param == "numba_cuda":
-        from numba import config, cuda
-
-        if config.ENABLE_CUDASIM or not cuda.is_available():
-            pytest.skip("numba.cuda finds no device, or runs in its simulator")
-    return [import_module(f"minidl.kernels.{request.param}.{name}") for name in ("conv", "pool")]
-
-
 def arrays(g: ConvGeometry, dtype: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     x, w, y = (rng.standard_normal(shape).astype(dtype) for shape in (g.x_shape, g.w_shape, g.y_shape))
@@ -65,7 +40,7 @@ def arrays(g: ConvGeometry, dtype: str) -> dict[str, tuple[np.ndarray, np.ndarra
 def test_convolutions_agree_with_the_reference(cupy, column, name, operation, dtype):
     g = CONVOLUTIONS[name]
     operands = arrays(g, dtype)[operation]
-    result = getattr(column[0], operation)(*map(cupy.asarray, operands), geometry=g)
+    result = getattr(column("conv"), operation)(*map(cupy.asarray, operands), geometry=g)
     expected = getattr(reference_conv, operation)(*operands, geometry=g)
     assert result.dtype == expected.dtype
     bound = TOLERANCE[dtype] * abs(expected).max(initial=1)
@@ -80,8 +55,8 @@ def test_max_pooling_equals_the_reference(cupy, column, name, dtype):
     x[rng.random(x.shape) < 0.05] = np.nan
     x[rng.random(x.shape) < 0.1] = -np.inf
     gy = rng.standard_normal(g.y_shape).astype(dtype)
-    y, indices = column[1].max_pool(cupy.asarray(x), geometry=g)
-    gx = column[1].max_unpool(cupy.asarray(gy), indices, geometry=g)
+    y, indices = column("pool").max_pool(cupy.asarray(x), geometry=g)
+    gx = column("pool").max_unpool(cupy.asarray(gy), indices, geometry=g)
     expected_y, expected_indices = reference_pool.max_pool(x, geometry=g)
     np.testing.assert_array_equal(cupy.asnumpy(y), expected_y)
     np.testing.assert_array_equal(cupy.asnumpy(indices), expected_indices)
@@ -90,7 +65,7 @@ def test_max_pooling_equals_the_reference(cupy, column, name, dtype):
 
 
 def test_a_hundred_runs_give_the_same_bits(cupy, column):
-    conv, pool = column
+    conv, pool = column("conv"), column("pool")
     g, p = CONVOLUTIONS["three axes"], POOLINGS["overlap"]
     operands = {operation: [cupy.asarray(a) for a in pair] for operation, pair in arrays(g, "float32").items()}
     gy = cupy.asarray(np.random.default_rng(1).standard_normal(p.y_shape, np.float32))
@@ -115,7 +90,7 @@ def test_kernels_run_on_the_current_stream(cupy, column):
         for _ in range(50):
             ones = cupy.sqrt(ones)
         x_late = cupy.asarray(x) * ones[0, 0]  # is x, but only once all of this is done
-        result = column[0].conv(x_late, cupy.asarray(w), geometry=g)
+        result = column("conv").conv(x_late, cupy.asarray(w), geometry=g)
         host = cupy.asnumpy(result, stream=stream)
     stream.synchronize()
     np.testing.assert_allclose(host, expected, rtol=0, atol=1e-12 * abs(expected).max())
@@ -128,9 +103,9 @@ def test_kernels_run_on_the_device_of_their_arrays(cupy, column):
     operands = arrays(g, "float64")["conv"]
     with cupy.cuda.Device(1):
         x, w = map(cupy.asarray, operands)
-    y = column[0].conv(x, w, geometry=g)
+    y = column("conv").conv(x, w, geometry=g)
     assert y.device.id == 1
     expected = reference_conv.conv(*operands, geometry=g)
     np.testing.assert_allclose(cupy.asnumpy(y), expected, rtol=0, atol=1e-12 * abs(expected).max())
     with pytest.raises(ValueError, match="one CUDA device"):
-        column[0].conv(x, cupy.asarray(operands[1]), geometry=g)
+        column("conv").conv(x, cupy.asarray(operands[1]), geometry=g)

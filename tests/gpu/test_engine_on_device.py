@@ -13,14 +13,7 @@ import minidl
 import minidl.functional as F
 from minidl import nn, optim
 
-pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cupy():
-    if not minidl.cuda.is_available():
-        pytest.skip("no CuPy, or no CUDA device")
-    return minidl.cuda.cupy()
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cupy")]
 
 
 def net() -> nn.Module:

@@ -46,18 +46,6 @@ LAYERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def cupy():
-    library = pytest.importorskip("cupy", reason="CuPy is not installed")
-    try:
-        count = library.cuda.runtime.getDeviceCount()
-    except library.cuda.runtime.CUDARuntimeError as error:
-        pytest.skip(f"no CUDA device: {error}")
-    if not count:
-        pytest.skip("no CUDA device")
-    return library
-
-
 @pytest.fixture(autouse=True)
 def _precision():
     yield

@@ -6,19 +6,14 @@ The simulator is chosen for a whole process, so the cases run in processes of th
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-import traceback
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numba_cuda_cases import ROOT, main, reported
 
-OPERATIONS = ("conv", "conv_input", "conv_weight", "max_pool", "avg_pool")
+OPERATIONS = ("conv", "conv_input", "conv_weight", "conv_bias", "conv_relu", "max_pool", "avg_pool")
 # arguments of ConvGeometry.of: shape of x, shape of w, stride, padding, dilation, groups
 CONVOLUTIONS: dict[str, tuple[Any, ...]] = {
     "one axis": ((2, 2, 5), (3, 2, 3), 2, 1),
@@ -43,7 +38,6 @@ CASES = [
     for name in (POOLINGS if operation.endswith("pool") else CONVOLUTIONS)
     for dtype in ("float32", "float64")
 ]
-ROOT = Path(__file__).parents[2]
 
 
 def run_case(operation: str, name: str, dtype: str) -> None:
@@ -83,6 +77,14 @@ def run_case(operation: str, name: str, dtype: str) -> None:
         "conv_input": (g.y_shape, g.w_shape),
         "conv_weight": (g.x_shape, g.y_shape),
     }
+    if operation in ("conv_bias", "conv_relu"):  # to both sides
+        for adjoint, (name, other) in ((False, ("conv", "conv_input")), (True, ("conv_input", "conv"))):
+            arrays = [*map(whole, shapes[name]), whole(shapes[other][0][1])]
+            options = {"geometry": g, "transposed": adjoint}
+            for b in (arrays[2],) if operation == "conv_bias" else (arrays[2], None):
+                expected = getattr(reference_conv, operation)(*arrays[:2], b, **options)
+                same(getattr(conv, operation)(*arrays[:2], b, **options), expected)
+        return
     arrays = [whole(shape) for shape in shapes[operation]]
     expected = getattr(reference_conv, operation)(*arrays, geometry=g)
     same(getattr(conv, operation)(*arrays, geometry=g), expected)
@@ -126,9 +128,10 @@ def run_compilation(scalar: str) -> None:
     array = types.Array(getattr(types, scalar), 5, "C")
     indices = types.Array(types.int32, 5, "C")
     numbers = (types.boolean, types.int64)
+    finishing = (types.Array(getattr(types, scalar), 1, "C"), types.boolean, types.boolean)
     for kernel, arrays, *rest in [
-        (conv.conv_kernel, (array, array, array)),
-        (conv.conv_input_kernel, (array, array, array)),
+        (conv.conv_kernel, (array, array, array), finishing),
+        (conv.conv_input_kernel, (array, array, array), finishing),
         (conv.conv_weight_kernel, (array, array, array)),
         (pool.max_pool_kernel, (array, array, indices)),
         (pool.max_unpool_kernel, (array, indices, array)),
@@ -165,36 +168,14 @@ COMPILED = {
 }
 
 
-def main(part: str, built_in: bool) -> None:
-    """Runs one group of cases; prints a JSON object with what went wrong in each, empty if nothing did."""
-    if built_in:  # the numba.cuda that comes with Numba, also where the package numba-cuda replaces it
-        sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "NumbaCudaFinder"]
-    report = {}
-    for name, case in (SIMULATED if part == "simulated" else COMPILED).items():
-        try:
-            case()
-            report[name] = ""
-        except Exception:
-            report[name] = traceback.format_exc()
-    print(json.dumps(report))
-
-
-def reported(part: str, *built_in: str) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_ENABLE_CUDASIM": str(int(part == "simulated"))}
-    command = [sys.executable, "-W", "error", __file__, part, *built_in]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 @pytest.fixture(scope="module")
 def simulated():
-    return reported("simulated")
+    return reported(__file__, "simulated")
 
 
 @pytest.fixture(scope="module", params=[(), ("built-in",)], ids=["as installed", "built-in"])
 def compiled(request):
-    return reported("compiled", *request.param)
+    return reported(__file__, "compiled", *request.param)
 
 
 @pytest.mark.parametrize("case", SIMULATED)
@@ -217,4 +198,4 @@ def test_the_two_cuda_columns_have_the_same_kernels_in_the_same_order(name):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], "built-in" in sys.argv[2:])
+    main(SIMULATED, COMPILED)
