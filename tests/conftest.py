@@ -11,6 +11,7 @@ MINIDL_REQUIRE_BROWSER=1 (set by .ci/run where there is a browser) does not let 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,6 +22,9 @@ from hypothesis import settings
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a script's `pytest &` inherits it: tests send Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TIERS = {
     "CUDA C++ on the CPU": "tests/kernels/test_cuda_host*.py",
