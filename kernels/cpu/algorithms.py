@@ -3,7 +3,8 @@
 plain      small work: NumPy's strided windows and a stack of matrix products. It needs no compiler and starts no
            threads, so tests, examples and small networks never wait for either.
 depthwise  one channel in and one out of each group
-spread     few output channels: all products of source and weight first, then their sums
+im2col     few input channels: windows copied side by side, in cache
+col2im     few output channels: all products of source and weight first, then their sums, in cache
 winograd   3x3 kernels with stride 1, 4x4 with stride 2, in planes (any kernel along the depth), float32: F(4, r) and
            F(2, r), 2 to 4 times fewer multiplications
 direct     everything else: products straight from the arrays
@@ -31,10 +32,11 @@ WEIGHT = 65  # one number of the weight, transformed or packed: mostly for the c
 READ = 10  # one number of the transformed weight, read by a thread
 POSITION = 2000  # finding the rows of one position of the result, and storing it
 TAP = 13  # finding the rows of one tap, in channels
-LINE = 2  # the same for a kernel row that is read as one run
-TERM = 5  # and for one of Winograd's terms
+TERM = 5  # the same for one of Winograd's terms
 SHORT = 1.35  # a multiply-add of sums that are short, at the points, or long, of the weight's gradient
-COLLECT = 195  # one product, written, found and added
+RUN = 450  # one row of a window, copied
+ADD = 800  # or added where it belongs
+STORE = 1000  # besides, one window: finding its place, and the row of the result
 VECTOR = 16  # channels are computed by so many
 LIMIT = 2**22  # numbers as points of one thread, about
 
@@ -78,11 +80,21 @@ def choose(name: str, g: ConvGeometry, dtype: np.dtype, threads: int, precise: b
 def candidates(name: str, g: ConvGeometry, dtype: np.dtype, threads: int, precise: bool) -> list[Choice]:
     """What can compute a convolution that is neither small nor depthwise."""
     out = [_direct(name, g, dtype, threads)]
-    if name != "conv_weight" and g.groups == 1 and (g.in_channels if name == "conv_input" else g.out_channels) < VECTOR:
-        out.append(_spread(name, g, dtype, threads))
+    if g.groups == 1:
+        few_outputs = (g.in_channels if name == "conv_input" else g.out_channels) < VECTOR
+        if name != "conv_input" and g.in_channels <= VECTOR:
+            out.append(_im2col(name, g, dtype, threads))
+        if few_outputs and (name == "conv_input" or (name == "conv" and reverses(g))):
+            out.append(_col2im(name, g, dtype, threads))
     if dtype == np.float32 and winograd_covers(g):
         out += [_winograd(name, g, dtype, threads, tile) for tile in ((2,) if precise else (2, 4))]
     return out
+
+
+def reverses(g: ConvGeometry) -> bool:
+    """Whether a convolution is a transposed one with another weight: with the kernel backwards."""
+    reach = [d * (k - 1) for k, d in zip(g.kernel, g.dilation, strict=True)]
+    return set(g.stride) == {1} and all(max(p) <= r for p, r in zip(g.padding, reach, strict=True))
 
 
 def winograd_covers(g: ConvGeometry) -> bool:
@@ -94,11 +106,6 @@ def winograd_covers(g: ConvGeometry) -> bool:
     return (sh, kh) in ((1, 3), (2, 4))
 
 
-def merges(g: ConvGeometry) -> bool:
-    """Whether `direct` reads the taps of a kernel row as one run, because a tap alone has few channels."""
-    return g.groups == 1 and g.in_channels < VECTOR and g.kernel[-1] > 1 and g.dilation[-1] == 1
-
-
 def _whole(channels: int) -> int:
     return -(-channels // VECTOR) * VECTOR
 
@@ -107,11 +114,8 @@ def _direct(name: str, g: ConvGeometry, dtype: np.dtype, threads: int) -> Choice
     run, deep = g.in_channels // g.groups, g.out_channels // g.groups
     if name == "conv_input":
         run, deep = deep, run
-    elif merges(g):
-        run *= g.kernel[-1]
     weight = prod(g.w_shape)
-    lookup = LINE if name == "conv" and merges(g) else TAP
-    cost = g.multiply_adds * (1 + lookup / run) * _whole(deep) / deep
+    cost = g.multiply_adds * (1 + TAP / run) * _whole(deep) / deep
     if name == "conv_weight":  # which changes its layout twice
         cost = SHORT * cost + 3 * WEIGHT * weight
     elif name == "conv_input":  # every phase of the stride looks through the whole weight
@@ -121,13 +125,26 @@ def _direct(name: str, g: ConvGeometry, dtype: np.dtype, threads: int) -> Choice
     return Choice("direct", 0, g.multiply_adds, cost / threads, weight * dtype.itemsize)
 
 
-def _spread(name: str, g: ConvGeometry, dtype: np.dtype, threads: int) -> Choice:
+def _im2col(name: str, g: ConvGeometry, dtype: np.dtype, threads: int) -> Choice:
+    deep, windows, weight = g.out_channels, g.batch * prod(g.output), prod(g.w_shape)
+    cost = g.multiply_adds * _whole(deep) / deep * (SHORT if name == "conv_weight" else 1)
+    cost += windows * (_runs(g) * RUN + STORE) + WEIGHT * weight
+    workspace = weight * dtype.itemsize * (threads if name == "conv_weight" else 1)
+    return Choice("im2col", 0, g.multiply_adds, cost / threads, workspace)
+
+
+def _runs(g: ConvGeometry) -> int:
+    """The runs of numbers that a window is in a channels-last image."""
+    return prod(g.kernel[:-1]) if g.dilation[-1] == 1 else prod(g.kernel)
+
+
+def _col2im(name: str, g: ConvGeometry, dtype: np.dtype, threads: int) -> Choice:
     run, deep, source = g.in_channels, g.out_channels, g.input
     if name == "conv_input":
         run, deep, source = deep, run, g.output
     positions, columns = g.batch * prod(source), deep * prod(g.kernel)
-    cost = positions * (_whole(columns) * (run + TAP) + columns * COLLECT) / threads
-    return Choice("spread", 0, positions * columns * run, cost, positions * columns * dtype.itemsize)
+    cost = positions * (_whole(columns) * (run + TAP) + _runs(g) * ADD + STORE)
+    return Choice("col2im", 0, positions * columns * run, cost / threads, run * columns * dtype.itemsize)
 
 
 def _winograd(name: str, g: ConvGeometry, dtype: np.dtype, threads: int, tile: int) -> Choice:

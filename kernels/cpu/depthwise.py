@@ -16,7 +16,7 @@ from .direct_loops import place
 from .finish import NOTHING, Finish
 from .layout import channels_last, empty, flat, frozen, swap
 from .loops import meeting
-from .vector import BYTES, WIDE, dots, weighted
+from .vector import BYTES, SIDE, WIDE, dots, weighted
 from .walks import Axis, backward, forward
 
 Array = np.ndarray
@@ -90,10 +90,12 @@ def depthwise(thread, threads, source, weight, out, zeros, moves, table, batch, 
         row = ((n * size[0] + d) * size[1] + h) * size[2]
         to = (n * out_size[0] + first[0] + od * every[0]) * out_size[1] + first[1] + oh * every[1]
         to = to * out_size[2] + first[2]
-        for ow in range(count[2]):
+        low, high = meeting(origin[2], size[2] - (kernel[2] - 1) * spacing[2], count[2] if inside else 0, step[2])
+        ow, number = 0, 0
+        while ow < count[2]:
             w = origin[2] + ow * step[2]
-            here, base = common, ground + (row + w) * pitch
-            if not (inside and w >= 0 and w + (kernel[2] - 1) * spacing[2] < size[2]):
+            here, base, number = common, ground + (row + w) * pitch, SIDE if low <= ow <= high - SIDE else 1
+            if ow < low or ow >= high:
                 here, base, tap = addresses + 8 * mine, 0, mine
                 for i in range(kernel[0]):
                     for j in range(kernel[1]):
@@ -107,7 +109,9 @@ def depthwise(thread, threads, source, weight, out, zeros, moves, table, batch, 
             at = target + (to + ow * every[2]) * pitch
             for c in range(0, channels, lanes):
                 weighted(like, taps, here, base + c * width, factors + c * width, pitch, at + c * width,
-                         min(lanes, channels - c), begins + c * width if begins else 0, relu)  # fmt: skip
+                         min(lanes, channels - c), begins + c * width if begins else 0, relu, number,
+                         step[2] * pitch, every[2] * pitch)  # fmt: skip
+            ow += number
 
 
 @threaded

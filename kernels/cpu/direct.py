@@ -14,10 +14,9 @@ import numpy as np
 
 from ..geometry import ConvGeometry
 from . import threads
-from .algorithms import merges
 from .direct_loops import correlate, correlate_weight, entry_size, pack
 from .finish import NOTHING, Finish
-from .layout import add_up, channels_last, empty, flat, frozen, swap
+from .layout import add_up, channels_last, empty, flat, frozen, swap, workers_for
 from .vector import BYTES, PANEL, ROWS, outer_rows
 from .walks import Axis, backward, forward
 from .weights import packed
@@ -27,7 +26,7 @@ Array = np.ndarray
 BLOCK = 8  # tiles of positions that share what is read of the weight
 MOST = 32  # tiles that a thread works on at a time at most
 PACKED = 2**18  # bytes of a panel that a thread uses at a time, to stay in its L2 cache
-POSITIONS = 256  # at a time in the weight's gradient
+POSITIONS = 128  # at a time in the weight's gradient
 PARTIAL_SUMS = 2**25  # bytes that the threads' own sums of the weight's gradient may take together
 
 
@@ -44,16 +43,10 @@ class Work(NamedTuple):
 
 
 def conv(x: Array, w: Array, g: ConvGeometry, end: Finish = NOTHING) -> Array:
-    deep = g.out_channels // g.groups
-    if merges(g):
-        work, w = _merged(x, g), packed(w, lambda: _merged_weight(w, g), "merged")
-        rows = work.walk[0].kernel * work.walk[1].kernel * work.run
-        panels = pack_weight(w, work, np.arange(rows), rows, 0, 1, 0, rows)
-    else:
-        wide, taps = g.in_channels // g.groups, prod(g.kernel)
-        work = Work(channels_last(x), forward(g), g.in_channels, g.groups, wide, wide, deep)
-        spots = np.arange(taps * wide).reshape(taps, wide).T  # a column's numbers lie in the order (wide, taps)
-        panels = pack_weight(w, work, spots, taps * wide, deep * wide * taps, 1, 0, wide * taps)
+    wide, deep, taps = g.in_channels // g.groups, g.out_channels // g.groups, prod(g.kernel)
+    work = Work(channels_last(x), forward(g), g.in_channels, g.groups, wide, wide, deep)
+    spots = np.arange(taps * wide).reshape(taps, wide).T  # a column's numbers lie in the order (wide, taps)
+    panels = pack_weight(w, g.groups, deep, spots, taps * wide, deep * wide * taps, 1, 0, wide * taps)
     y = empty((g.batch, *g.output, g.out_channels), x.dtype)
     correlate_work(work, panels, y, g.batch, end)
     return np.moveaxis(y, -1, 1)
@@ -76,65 +69,47 @@ def conv_input(y: Array, w: Array, g: ConvGeometry, end: Finish = NOTHING) -> Ar
         spots[picks] = np.arange(picks.size) * wide
         work = Work(source, [axis for _, axis in walk], g.out_channels, g.groups, wide, wide, deep)
         if all(axis.positions for axis in work.walk):
-            panels = pack_weight(w, work, spots, picks.size * wide, wide * deep * taps, wide, deep * taps, taps)
+            rows = picks.size * wide
+            panels = pack_weight(w, g.groups, deep, spots, rows, wide * deep * taps, wide, deep * taps, taps)
             correlate_work(work, panels, x, g.batch, end)
     return np.moveaxis(x, -1, 1)
 
 
 def conv_weight(x: Array, y: Array, g: ConvGeometry) -> Array:
-    wide, deep, taps = g.in_channels // g.groups, g.out_channels // g.groups, prod(g.kernel)
-    slope = channels_last(y)
-    if merges(g):
-        sums = _correlate_weight(_merged(x, g), slope, g.batch)  # (rows, taps of a row, C, K)
-        w = sums.reshape(-1, g.kernel[-1], wide, deep).transpose(3, 2, 0, 1)
-        return np.ascontiguousarray(w).reshape(g.w_shape)
+    wide, deep = g.in_channels // g.groups, g.out_channels // g.groups
     work = Work(channels_last(x), forward(g), g.in_channels, g.groups, wide, wide, deep)
-    sums = _correlate_weight(work, slope, g.batch)  # (G, taps, C/G, K/G)
-    if wide == 1 or taps == 1:
-        return swap(sums, g.groups, taps * wide, deep).reshape(g.w_shape)
-    return swap(swap(sums, g.groups, taps * wide, deep), g.groups * deep, taps, wide).reshape(g.w_shape)
+    return unpacked(_correlate_weight(work, channels_last(y), g.batch), g)
 
 
-# ---- few channels: the taps of a kernel row lie side by side in the source, if its lines have their padding
-
-
-def _merged(x: Array, g: ConvGeometry) -> Work:
-    c = g.in_channels
-    lines = channels_last(x).reshape(-1, g.input[-1] * c)
-    before, _ = g.padding[-1]
-    padded = empty((len(lines), g.padded[-1] * c), x.dtype)
-    padded[:, : before * c] = 0
-    padded[:, before * c : before * c + lines.shape[1]] = lines
-    padded[:, before * c + lines.shape[1] :] = 0
-    *walk, width = forward(g)
-    width = width._replace(size=g.padded[-1], kernel=1, start=0)
-    return Work(padded.reshape(-1), [*walk, width], c, 1, 0, g.kernel[-1] * c, g.out_channels)
-
-
-def _merged_weight(w: Array, g: ConvGeometry) -> Array:
-    """(K, kernel rows, taps of a row * C)"""
-    return np.ascontiguousarray(w.reshape(g.out_channels, g.in_channels, -1, g.kernel[-1]).transpose(0, 2, 3, 1))
+def unpacked(sums: Array, g: ConvGeometry) -> Array:
+    """The gradient of the weight from (groups, taps, channels, output channels of a group), flat."""
+    wide, deep, taps = g.in_channels // g.groups, g.out_channels // g.groups, prod(g.kernel)
+    turned = swap(sums, g.groups, taps * wide, deep)
+    if wide > 1 and taps > 1:
+        turned = swap(turned, g.groups * deep, taps, wide)
+    return turned.reshape(g.w_shape)
 
 
 # ---- calling the kernels
 
 
 def pack_weight(
-    w: Array, work: Work, spots: Array, rows: int, group_gap: int, lines: int, line_gap: int, column_gap: int
-) -> Array:
+    w: Array, groups: int, deep: int, spots: Array, rows: int, group_gap: int, lines: int, line_gap: int,
+    column_gap: int,
+) -> Array:  # fmt: skip
     """The weight as `pack` in direct_loops.py makes it of lines with these spots and gaps."""
 
     def make() -> Array:
-        lanes, workers = BYTES // w.itemsize, threads.count()
-        panels = empty(work.groups * -(-work.deep * w.itemsize // PANEL) * rows * PANEL // w.itemsize, w.dtype)
+        lanes, workers = BYTES // w.itemsize, workers_for(w.size)
+        panels = empty(groups * -(-deep * w.itemsize // PANEL) * rows * PANEL // w.itemsize, w.dtype)
         space = empty(workers * lanes * BYTES, np.uint8)
         pack(
-            workers, frozen(flat(w)), panels, space, frozen(spots.reshape(-1)), work.groups, lines, rows, work.deep,
+            workers, frozen(flat(w)), panels, space, frozen(spots.reshape(-1)), groups, lines, rows, deep,
             group_gap, line_gap, column_gap,
         )  # fmt: skip
         return panels
 
-    form = (spots.tobytes(), rows, work.groups, work.deep, group_gap, lines, line_gap, column_gap)
+    form = (spots.tobytes(), rows, groups, deep, group_gap, lines, line_gap, column_gap)
     return packed(w, make, "direct", *form)
 
 
@@ -152,8 +127,8 @@ def correlate_work(work: Work, panels: Array, out: Array, batch: int, end: Finis
     moves = [(a * work.channels * itemsize, tap * work.run * PANEL) for tap, a in enumerate(places)]
     correlate(
         workers, frozen(work.source), frozen(panels), out.reshape(-1), frozen(zeros), frozen(np.array(moves)), table,
-        block, parts, min(chunks, taps), batch, work.groups, work.deep, work.channels, work.wide, work.run,
-        size, count, kernel, start, step, spacing, out_size, first, every,
+        np.zeros(1, np.int64), block, parts, min(chunks, taps), batch, work.groups, work.deep, work.channels,
+        work.wide, work.run, size, count, kernel, start, step, spacing, out_size, first, every,
         *end.arguments(work.groups * work.deep, out.dtype),
     )  # fmt: skip
 
@@ -182,10 +157,11 @@ def _correlate_weight(work: Work, slope: Array, batch: int) -> Array:
     sums = empty(chunks * length, slope.dtype)
     zeros = np.zeros(work.groups * work.wide + work.run, slope.dtype)
     correlate_weight(
-        workers, frozen(work.source), frozen(slope), sums, frozen(zeros), np.empty(workers * PANEL, np.uint8),
-        np.empty(workers * (POSITIONS + rows), np.int64), chunks, parts, rows, POSITIONS, batch, work.groups, work.deep,
-        work.channels, work.wide, work.run, size, count, kernel, start, step, spacing,
+        workers, frozen(work.source), frozen(slope), sums, frozen(zeros),
+        empty(workers * (POSITIONS + 1) * PANEL, np.uint8),
+        np.empty(workers * ((POSITIONS + 1) * taps + rows), np.int64), chunks, parts, rows, POSITIONS, batch,
+        work.groups, work.deep, work.channels, work.wide, work.run, size, count, kernel, start, step, spacing,
     )  # fmt: skip
     if chunks > 1:
-        add_up(workers, sums, chunks, length)
+        add_up(workers_for(sums.size), sums, chunks, length)
     return sums[:length]

@@ -14,8 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from .compile import jit, threaded
-from .loops import meeting
-from .vector import BYTES, PANEL, ROWS, VECTORS, move, multiply_relu, outer, transpose
+from .vector import BYTES, PANEL, ROWS, VECTORS, move, multiply_relu, outer, take, transpose
 
 
 @jit(inline=True)
@@ -146,16 +145,16 @@ def _aim(
 
 @threaded
 def correlate(
-    thread, threads, source, panels, out, zeros, moves, table, block, parts, chunks, batch, groups, deep, channels,
-    shift, run, size, count, kernel, origin, step, spacing, out_size, first, every, bias, relu,
+    thread, threads, source, panels, out, zeros, moves, table, taken, block, parts, chunks, batch, groups, deep,
+    channels, shift, run, size, count, kernel, origin, step, spacing, out_size, first, every, bias, relu,
 ):  # fmt: skip
     """out (batch, *out_size, groups * deep) = the walk over source (batch, *size, channels) with packed weights.
 
     Group g reads `run` numbers from channel g * shift on. panels: from `pack`. moves: for each tap, the bytes from a
     position's first tap to this one, and from the first panel. zeros: as long as a row of the source and a run.
     Tasks are blocks of `block` tiles x `parts` of the pairs of group and panel; the taps are multiplied in `chunks`, so
-    that the part of the panel in use stays in cache. table: for each thread block * entry_size(taps). bias, relu: of
-    `Finish.arguments`.
+    that the part of the panel in use stays in cache. table: for each thread block * entry_size(taps). taken: a zero.
+    bias, relu: of `Finish.arguments`.
     """
     like, bytes_ = zeros[0], out.itemsize
     taps, lanes = kernel[0] * kernel[1] * kernel[2], PANEL // out.itemsize
@@ -169,7 +168,10 @@ def correlate(
     begins = bias.ctypes.data if bias.size else 0
     tasks = blocks * parts
     mine = thread * block * each
-    for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
+    while True:
+        task = take(taken.ctypes.data)
+        if task >= tasks:
+            break
         low = task // parts * block
         number = min(block, tiles - low)
         part = task % parts
@@ -218,25 +220,26 @@ def _sight(table, at, begin, end, tap, ground, zeros, width, size, count, start,
 
 @threaded
 def correlate_weight(
-    thread, threads, source, slope, sums, zeros, spare, table, chunks, parts, rows, block, batch, groups, deep,
+    thread, threads, source, slope, sums, zeros, space, table, chunks, parts, rows, block, batch, groups, deep,
     channels, shift, run, size, count, kernel, origin, step, spacing,
 ):  # fmt: skip
     """sums (chunks, groups, taps, run, deep) = sum over positions of what each tap reads times slope.
 
     slope is (batch, *count, groups * deep). There are chunks * parts tasks, one for each thread: a chunk of the
-    positions x a part of the taps. rows: of `outer`, at most run; block: positions at a time. table: for each task
-    block + rows int64; spare: for each task a panel.
+    positions x a part of the taps. rows: of `outer`, at most run; block: positions at a time. For each task, space is
+    block + 1 panels, and table (block + 1) * taps + rows int64.
     """
     like, bytes_ = zeros[0], sums.itemsize
     taps, lanes = kernel[0] * kernel[1] * kernel[2], PANEL // sums.itemsize
     positions = batch * count[0] * count[1] * count[2]
-    columns, strips = (deep + lanes - 1) // lanes, (run + rows - 1) // rows
+    strips, half = (run + rows - 1) // rows, BYTES // sums.itemsize
     pitch = groups * deep * bytes_
     ground, other, nothing = source.ctypes.data, slope.ctypes.data, zeros.ctypes.data
-    addresses, total, unused = table.ctypes.data, sums.ctypes.data, spare.ctypes.data
+    addresses, total = table.ctypes.data, sums.ctypes.data
     for task in range(thread * chunks * parts // threads, (thread + 1) * chunks * parts // threads):
         chunk, part = task // parts, task % parts
-        mine = task * (block + rows)
+        mine, panel = task * ((block + 1) * taps + rows), space.ctypes.data + task * (block + 1) * PANEL
+        met, targets, unused = mine + block * taps, mine + (block + 1) * taps, panel + block * PANEL
         low, high = chunk * positions // chunks, (chunk + 1) * positions // chunks
         units = taps * strips  # each is a strip of `rows` channels of one tap
         lead, last = part * units // parts, (part + 1) * units // parts
@@ -248,68 +251,30 @@ def correlate_weight(
                     sums[np.uint64(e)] = 0
         for begin in range(low, high, block):
             end = min(begin + block, high)
-            before, met = -1, False
-            for unit in range(lead, last):
-                tap, strip = unit // strips, unit % strips
-                if tap != before:
-                    where = (tap // (kernel[1] * kernel[2]), tap // kernel[2] % kernel[1], tap % kernel[2])
-                    met = _sight(table, mine, begin, end, where, ground, nothing, channels * bytes_,
-                                 size, count, origin, step, spacing)  # fmt: skip
-                    before = tap
-                if not met:
-                    continue
-                new = strip * rows  # the last strip reaches back over channels that are not its own
-                e0 = min(new, run - rows)
-                for group in range(groups):
-                    for column in range(columns):
-                        k0 = column * lanes
+            for tap in range(lead // strips, (last + strips - 1) // strips):
+                where = (tap // (kernel[1] * kernel[2]), tap // kernel[2] % kernel[1], tap % kernel[2])
+                table[met + tap] = _sight(table, mine + tap * block, begin, end, where, ground, nothing,
+                                          channels * bytes_, size, count, origin, step, spacing)  # fmt: skip
+            for group in range(groups):
+                for k0 in range(0, deep, lanes):
+                    # all units read it, so it is brought together: its rows lie far apart, and would share few places
+                    # of the nearest cache
+                    number = min(lanes, deep - k0)
+                    at = other + begin * pitch + (group * deep + k0) * bytes_
+                    for position in range(end - begin):
+                        move(like, at, min(half, number), panel + position * PANEL)
+                        if number > half:
+                            move(like, at + BYTES, number - half, panel + position * PANEL + BYTES)
+                        at += pitch
+                    for unit in range(lead, last):
+                        tap, strip = unit // strips, unit % strips
+                        if not table[met + tap]:
+                            continue
+                        new = strip * rows  # the last strip reaches back over channels that are not its own
+                        e0 = min(new, run - rows)
                         for i in range(rows):
                             place_ = (((chunk * groups + group) * taps + tap) * run + e0 + i) * deep + k0
-                            own = e0 + i >= new
-                            table[mine + block + i] = total + place_ * bytes_ if own else unused + task * PANEL
-                        outer(
-                            like, rows, end - begin, addresses + 8 * mine, (group * shift + e0) * bytes_,
-                            other + begin * pitch + (group * deep + k0) * bytes_, pitch,
-                            addresses + 8 * (mine + block), min(lanes, deep - k0), 1,
-                        )  # fmt: skip
-
-
-@threaded
-def collect(
-    thread, threads, columns, out, spots, batch, deep, length, size, count, kernel, origin, step, spacing, out_size,
-    first, every, bias, relu,
-):  # fmt: skip
-    """out (batch, *out_size, deep): for each position of the walk the sum over its taps of columns (batch, *size,
-    length) where the tap reads, at spots[tap] + channel * (length // deep); bias and ReLU as of `correlate`."""
-    apart = length // deep
-    lines = batch * count[0] * count[1]
-    for line in range(thread * lines // threads, (thread + 1) * lines // threads):
-        n, od, oh, _ = place(line * count[2], count)
-        h_out = first[1] + oh * every[1]
-        target = ((n * out_size[0] + first[0] + od * every[0]) * out_size[1] + h_out) * out_size[2] + first[2]
-        for ow in range(count[2]):
-            for c in range(deep):
-                out[(target + ow * every[2]) * deep + c] = bias[c] if bias.size else 0
-        tap = 0
-        for i in range(kernel[0]):
-            d = origin[0] + od * step[0] + i * spacing[0]
-            for j in range(kernel[1]):
-                h = origin[1] + oh * step[1] + j * spacing[1]
-                for k in range(kernel[2]):
-                    spot = spots[tap]
-                    tap += 1
-                    if d < 0 or d >= size[0] or h < 0 or h >= size[1]:
-                        continue
-                    w = origin[2] + k * spacing[2]
-                    low, high = meeting(w, size[2], count[2], step[2])
-                    source = ((n * size[0] + d) * size[1] + h) * size[2] + w
-                    for ow in range(low, high):
-                        a, b = (source + ow * step[2]) * length + spot, (target + ow * every[2]) * deep
-                        for c in range(deep):
-                            out[np.uint64(b + c)] += columns[np.uint64(a + c * apart)]
-        if relu:
-            for ow in range(count[2]):
-                b = (target + ow * every[2]) * deep
-                for c in range(deep):
-                    value = out[np.uint64(b + c)]
-                    out[np.uint64(b + c)] = 0 if value < 0 else value  # NaN stays
+                            table[targets + i] = total + place_ * bytes_ if e0 + i >= new else unused
+                        outer(like, rows, end - begin, addresses + 8 * (mine + tap * block),
+                              (group * shift + e0) * bytes_, panel, PANEL, addresses + 8 * targets, number,
+                              1)  # fmt: skip

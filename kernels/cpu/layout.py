@@ -14,6 +14,7 @@ from .vector import BYTES, transpose
 Array = np.ndarray
 
 LINE = 64  # bytes of a cache line
+PASS = 2**16  # numbers that make one more thread worth waking, where each is only moved or added
 
 
 def empty(shape: int | tuple[int, ...], dtype: Any) -> Array:
@@ -70,8 +71,13 @@ def swap(a: Array, outer: int, rows: int, columns: int) -> Array:
     if rows == 1 or columns == 1:
         return a
     out = empty(a.size, a.dtype)
-    swap_axes(threads.count(), frozen(a), out, outer, rows, columns)
+    swap_axes(workers_for(a.size), frozen(a), out, outer, rows, columns)
     return out
+
+
+def workers_for(size: int) -> int:
+    """Threads for one pass over so many numbers."""
+    return threads.worth(size, PASS)
 
 
 def flat(a: Array) -> Array:

@@ -53,6 +53,7 @@ ROWS = 12 if REGISTERS == 32 else 6  # 14 would fit, but then the addresses of t
 OUTER = (13, 9, 8, 4, 1) if REGISTERS == 32 else (6, 4, 1)
 UNROLL = 4
 WIDE = 4  # vectors of channels that `weighted` and `dots` work on at a time
+SIDE = 4 if REGISTERS == 32 else 2  # positions side by side that share the weights in `weighted`
 _sets = count()  # numbers of the sets of matrices, for the names of their code
 
 
@@ -213,6 +214,18 @@ def _like(like: Any) -> Any:
 
 
 @intrinsic
+def take(_: Any, address: Any) -> Any:
+    """The int64 at an address, which becomes one more; no two threads get the same. Threads that take their tasks so
+    are done together, also where other programs hold one of them up."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = builder.inttoptr(arguments[0], INT.as_pointer())
+        return builder.atomic_rmw("add", number, ir.Constant(INT, 1), "monotonic")
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
 def width_of(_: Any, like: Any) -> Any:
     """Bytes of a number of this type."""
 
@@ -334,32 +347,42 @@ def outer(_: Any, like: Any, rows: Any, positions: Any, table: Any, move: Any, p
 
 @intrinsic
 def weighted(_: Any, like: Any, taps: Any, table: Any, move: Any, weight: Any, pitch: Any, target: Any,
-             count: Any, bias: Any, relu: Any) -> Any:  # fmt: skip
+             count: Any, bias: Any, relu: Any, number: Any, forth: Any, on: Any) -> Any:  # fmt: skip
     """Up to four vectors of channels, each by itself: target[:count] = the sum over taps t of a(t)[:count] *
-    b(t)[:count].
+    b(t)[:count], `number` times (1 or SIDE), each time with a(t) further by `forth` and target by `on`.
 
     a(t) is at address table[t] + move, b(t) at weight + t * pitch. bias and relu as of `multiply_relu`.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, taps, table, move, weight, pitch, target, count, bias, relu = arguments
+        _, taps, table, move, weight, pitch, target, count, bias, relu, number, forth, on = arguments
         code = _Code(builder, _like(like))
         code.vectors = WIDE
         masks = code.masks(count)
-
-        def body(t: Any, values: list[Any]) -> list[Any]:
-            at, *sums = values
-            a = code.add(code.load(code.add(table, builder.mul(t, code.whole(8))), INT), move)
-            pairs = [[code.load_some(code.add(x, j * BYTES), masks[j]) for x in (a, at)] for j in range(WIDE)]
-            return [code.add(at, pitch), *(code.multiply_add(x, y, s) for (x, y), s in zip(pairs, sums, strict=True))]
-
-        begin = code.sums([builder.select(code.truth(bias), bias, target)], masks, bias)
-        _, *sums = code.loop(taps, 1, [weight, *begin], body)
         least = code.least(relu)
-        code.put([code.at_least(least, value) for value in sums], [target], masks)
+
+        def together(number: int) -> None:
+            def body(t: Any, values: list[Any]) -> list[Any]:
+                at, *sums = values
+                a = code.add(code.load(code.add(table, builder.mul(t, code.whole(8))), INT), move)
+                factors = [code.load_some(code.add(at, j * BYTES), masks[j]) for j in range(WIDE)]
+                out = []
+                for i in range(number):
+                    here = code.add(a, builder.mul(forth, code.whole(i)))
+                    for j in range(WIDE):
+                        x = code.load_some(code.add(here, j * BYTES), masks[j])
+                        out.append(code.multiply_add(x, factors[j], sums[i * WIDE + j]))
+                return [code.add(at, pitch), *out]
+
+            targets = [code.add(target, builder.mul(on, code.whole(i))) for i in range(number)]
+            begin = code.sums([builder.select(code.truth(bias), bias, target)] * number, masks, bias)
+            _, *sums = code.loop(taps, 1, [weight, *begin], body)
+            code.put([code.at_least(least, value) for value in sums], targets, masks)
+
+        code.switch(number, {n: partial(together, n) for n in (1, SIDE)})
         return context.get_dummy_value()
 
-    return types.void(like, *(types.int64,) * 9), generate
+    return types.void(like, *(types.int64,) * 12), generate
 
 
 @intrinsic
@@ -394,6 +417,28 @@ def move(_: Any, like: Any, source: Any, count: Any, target: Any) -> Any:
         _, source, count, target = arguments
         code = _Code(builder, _like(like))
         code.store(code.load_some(source, code.masks(count)[0]), target)
+        return context.get_dummy_value()
+
+    return types.void(like, *(types.int64,) * 3), generate
+
+
+@intrinsic
+def add(_: Any, like: Any, source: Any, count: Any, target: Any) -> Any:
+    """target[:count] += source[:count], numbers at addresses; nothing else is read or written."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, source, count, target = arguments
+        code = _Code(builder, _like(like))
+        code.vectors = 1
+
+        def body(at: Any, _: list[Any]) -> list[Any]:
+            mask = code.masks(builder.sub(count, at))[0]
+            offset = builder.mul(at, code.whole(code.size))
+            a, b = (code.load_some(code.add(address, offset), mask) for address in (target, source))
+            code.store_some(builder.fadd(a, b), code.add(target, offset), mask)
+            return []
+
+        code.loop(count, code.lanes, [], body)
         return context.get_dummy_value()
 
     return types.void(like, *(types.int64,) * 3), generate

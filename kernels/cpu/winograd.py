@@ -18,9 +18,8 @@ A convolution whose stride divides its kernel is the sum of one with stride 1 fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
-from math import prod
+from math import gcd, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +27,7 @@ import numpy as np
 from ..geometry import ConvGeometry, Ints
 from . import threads
 from .finish import NOTHING, Finish
-from .layout import add_up, channels_last, empty, flat, frozen
+from .layout import add_up, channels_last, empty, flat, frozen, workers_for
 from .points import FORMS
 from .vector import BYTES, PANEL, ROWS, outer_rows
 from .walks import backward, forward
@@ -42,7 +41,7 @@ STEADY = 96  # rows for each point from which on it does not matter that weights
 SUMS = 2**20  # bytes of points for each thread while the weight's gradient is summed up
 TOGETHER = 2**23  # likewise if all threads share them, and wait for each other between the steps
 PARTIAL_SUMS = 2**25  # bytes that the threads' own sums may take together; more do not stay in the caches
-LONG = 192  # rows for each point that are worth reading and writing the sums once
+LONG = 96  # rows for each point that are worth reading and writing the sums once
 
 
 class Sides(NamedTuple):
@@ -103,33 +102,34 @@ def forward_sides(g: ConvGeometry, tile: int) -> tuple[Sides, Weight]:
     return sides, weight
 
 
-def input_sides(g: ConvGeometry, tile: int) -> Iterator[tuple[Sides, Weight]]:
-    """For each phase of the stride: its outputs are a convolution with stride 1 with a part of the kernel, flipped."""
+def input_sides(g: ConvGeometry, tile: int) -> tuple[list[Sides], Weight]:
+    """For each phase of the stride: its outputs are a convolution with stride 1 with a part of the kernel, flipped. The
+    terms of the weight are those of the first phase, then those of the second, ..."""
     kernel, length = g.kernel[-1], prod(g.kernel)
+    phases, planes, starts, gaps = [], [], [], (0, 0)
     for phase in product(*backward(g)):
         taps, axes = zip(*phase, strict=True)
-        planes = np.array(taps[0]) * kernel**2
-        starts = np.full(planes.size, taps[1].start * kernel + taps[2].start)
-        weight = Weight(planes, starts, g.in_channels * length, length, (taps[1].step * kernel, taps[2].step))
+        planes.append(np.array(taps[0]) * kernel**2)
+        starts.append(np.full(planes[-1].size, taps[1].start * kernel + taps[2].start))
+        gaps = taps[1].step * kernel, taps[2].step
         size, positions, (depth, height, _), start, _, (spacing, *_), out_size, first, (*_, every) = zip(
             *axes, strict=True
         )
-        yield Sides(size, out_size, positions, start, first[1:], every, depth, spacing, 1, height, tile), weight
+        phases.append(Sides(size, out_size, positions, start, first[1:], every, depth, spacing, 1, height, tile))
+    return phases, Weight(np.concatenate(planes), np.concatenate(starts), g.in_channels * length, length, gaps)
 
 
 def conv(x: Array, w: Array, g: ConvGeometry, tile: int, end: Finish = NOTHING) -> Array:
     y = empty((g.batch, *g.output, g.out_channels), x.dtype)
     sides, weight = forward_sides(g, tile)
-    _convolve(channels_last(x), w, y, g.batch, g.in_channels, g.out_channels, sides, weight, end)
+    _convolve(channels_last(x), w, y, g.batch, g.in_channels, g.out_channels, [sides], weight, end)
     return np.moveaxis(y, -1, 1)
 
 
 def conv_input(y: Array, w: Array, g: ConvGeometry, tile: int, end: Finish = NOTHING) -> Array:
     x = empty((g.batch, *g.input, g.in_channels), y.dtype)
-    source = channels_last(y)
-    for sides, weight in input_sides(g, tile):
-        if all(sides.outputs):
-            _convolve(source, w, x, g.batch, g.out_channels, g.in_channels, sides, weight, end)
+    phases, weight = input_sides(g, tile)
+    _convolve(channels_last(y), w, x, g.batch, g.out_channels, g.in_channels, phases, weight, end)
     return np.moveaxis(x, -1, 1)
 
 
@@ -152,30 +152,33 @@ def _moves(s: Sides, channels: int, itemsize: int, panel: int) -> Array:
 
 
 def _convolve(
-    source: Array, w: Array, out: Array, batch: int, channels: int, deep: int, s: Sides, weight: Weight, end: Finish
-) -> None:
-    itemsize, workers = out.itemsize, threads.count()
-    panels = _panels(w, channels, deep, s, weight)
-    block = block_columns(batch, channels, deep, itemsize, s, workers)
+    source: Array, w: Array, out: Array, batch: int, channels: int, deep: int, phases: list[Sides], weight: Weight,
+    end: Finish,
+) -> None:  # fmt: skip
+    s, itemsize, workers = phases[0], out.itemsize, threads.count()
+    panels = _panels(w, channels, deep, len(phases), s, weight)
+    block = block_columns(batch, channels, deep, itemsize, phases, workers)
     space = empty(workers * block_bytes(block, channels, deep, itemsize, s), np.uint8)
     table = np.empty(workers * 2 * -(-block * s.out_size[0] // ROWS) * ROWS, np.int64)
     moves = _moves(s, channels, itemsize, channels * PANEL)
+    places = np.array([(*p.offset, *p.first, *p.outputs, *p.planes) for p in phases])
     convolve(
-        workers, frozen(source), frozen(panels), out.reshape(-1), space, table, moves, block, batch, channels, deep,
-        s.size, s.out_size, s.planes, s.entries, s.outputs, s.tile, s.offset, s.first, s.every, s.stride, s.reach,
-        s.form, s.form, *end.arguments(deep, out.dtype),
+        workers, frozen(source), frozen(panels), out.reshape(-1), space, table, moves, places.reshape(-1),
+        np.zeros(1, np.int64), block, batch, channels, deep, s.size, s.out_size, s.entries, s.tile, s.every, s.stride,
+        s.reach, s.form, s.form, *end.arguments(deep, out.dtype),
     )  # fmt: skip
 
 
-def _panels(w: Array, channels: int, deep: int, s: Sides, weight: Weight) -> Array:
+def _panels(w: Array, channels: int, deep: int, phases: int, s: Sides, weight: Weight) -> Array:
     def make() -> Array:
-        workers, terms, area = threads.count(), weight.starts.size, w.shape[-1] ** 2
+        terms, area = weight.starts.size // phases, w.shape[-1] ** 2
         parts = -(-deep * w.itemsize // PANEL)
-        panels = empty(s.reach**2 * spaced(parts * terms * channels * PANEL) // w.itemsize, w.dtype)
+        panels = empty(phases * s.reach**2 * spaced(parts * terms * channels * PANEL) // w.itemsize, w.dtype)
+        workers = workers_for(panels.size)
         scratch = empty(workers * (area + s.kernel * s.reach) * BYTES, np.uint8)
         transform_weight(
-            workers, frozen(flat(w)), panels, scratch, weight.planes, weight.starts, channels, deep, weight.channel,
-            weight.column, weight.taps, area, s.kernel, s.reach, s.form,
+            workers, frozen(flat(w)), panels, scratch, weight.planes, weight.starts, phases, channels,
+            deep, weight.channel, weight.column, weight.taps, area, s.kernel, s.reach, s.form,
         )  # fmt: skip
         return panels
 
@@ -190,15 +193,17 @@ def block_bytes(columns: int, channels: int, deep: int, itemsize: int, s: Sides)
     return s.reach**2 * (spaced(left) + spaced(right) + 2 * BYTES)
 
 
-def block_columns(batch: int, channels: int, deep: int, itemsize: int, s: Sides, workers: int) -> int:
+def block_columns(batch: int, channels: int, deep: int, itemsize: int, phases: list[Sides], workers: int) -> int:
     """Columns that a thread transforms at a time: as many as stay in its cache, but enough for each weight that is
     read, and about the same for all threads."""
-    number = batch * prod(s.planes)
+    s = phases[0]
+    number = batch * max(prod(p.planes) for p in phases)
     weight = s.taps * s.stride**2 * s.reach**2 * channels * deep * itemsize
     rows = STEADY if weight > CACHE else ROWS
     most = max(-(-rows // s.out_size[0]), CACHE // block_bytes(1, channels, deep, itemsize, s))
-    rounds = -(-number // (workers * most))
-    return -(-number // (workers * rounds))
+    together = workers // gcd(workers, len(phases))  # blocks of each phase that keep all threads busy
+    rounds = -(-number // (together * most))
+    return -(-number // (together * rounds))
 
 
 def conv_weight(x: Array, y: Array, g: ConvGeometry, tile: int) -> Array:
@@ -206,7 +211,7 @@ def conv_weight(x: Array, y: Array, g: ConvGeometry, tile: int) -> Array:
     x, y = channels_last(x), channels_last(y)
     size = s.reach**2 * spaced(weight.starts.size * g.in_channels * _filled(g.out_channels, x.itemsize))
     sums = (_sums_apart if threads.count() * size <= PARTIAL_SUMS else _sums_together)(x, y, g, s, weight, size)
-    area, workers = g.kernel[-1] ** 2, threads.count()
+    area, workers = g.kernel[-1] ** 2, workers_for(sums.size)
     w = np.empty(g.w_shape, sums.dtype)
     scratch = empty(workers * (area + s.kernel * s.reach) * BYTES, np.uint8)
     transform_sums(
@@ -219,7 +224,7 @@ def conv_weight(x: Array, y: Array, g: ConvGeometry, tile: int) -> Array:
 def _sums_apart(x: Array, y: Array, g: ConvGeometry, s: Sides, weight: Weight, size: int) -> Array:
     """Every thread goes through a part of the columns and has sums of its own: one parallel region."""
     itemsize, workers, channels, deep = x.itemsize, threads.count(), g.in_channels, g.out_channels
-    block = sum_columns(g, s, itemsize, SUMS)
+    block = sum_columns(-(-g.batch * prod(s.planes) // workers), g, s, itemsize, SUMS)
     rows = outer_rows(channels)
     sums = empty(workers * size // itemsize, x.dtype)
     space = empty(workers * (block_bytes(block, channels, deep, itemsize, s) + PANEL), np.uint8)
@@ -230,7 +235,7 @@ def _sums_apart(x: Array, y: Array, g: ConvGeometry, s: Sides, weight: Weight, s
         s.form, len(FORMS) + s.form,
     )  # fmt: skip
     if workers > 1:
-        add_up(workers, sums, workers, size // itemsize)
+        add_up(workers_for(sums.size), sums, workers, size // itemsize)
     return sums[: size // itemsize]
 
 
@@ -238,7 +243,7 @@ def _sums_together(x: Array, y: Array, g: ConvGeometry, s: Sides, weight: Weight
     """All threads transform the same columns, then each sums up a part of the points."""
     itemsize, workers, channels, deep = x.itemsize, threads.count(), g.in_channels, g.out_channels
     number, depth, points = g.batch * prod(s.planes), s.out_size[0], s.reach**2
-    block = sum_columns(g, s, itemsize, workers * TOGETHER)
+    block = sum_columns(number, g, s, itemsize, workers * TOGETHER)
     left = empty(points * spaced(block * s.entries * s.stride**2 * _filled(channels, itemsize)), np.uint8)
     right = empty(points * spaced(block * depth * _filled(deep, itemsize)), np.uint8)
     sums = empty(size // itemsize, x.dtype)
@@ -261,8 +266,8 @@ def _sums_together(x: Array, y: Array, g: ConvGeometry, s: Sides, weight: Weight
     return sums
 
 
-def sum_columns(g: ConvGeometry, s: Sides, itemsize: int, room: int) -> int:
-    """Columns whose products are summed up at a time: as many as fit into so many bytes, but enough for the sums."""
-    number = g.batch * prod(s.planes)
+def sum_columns(number: int, g: ConvGeometry, s: Sides, itemsize: int, room: int) -> int:
+    """Of `number` columns those whose products are summed up at a time: as many as fit into so many bytes, but enough
+    for the sums."""
     most = max(room // block_bytes(1, g.in_channels, g.out_channels, itemsize, s), -(-LONG // s.out_size[0]))
     return -(-number // -(-number // most))

@@ -17,7 +17,7 @@ from __future__ import annotations
 from .compile import jit, threaded
 from .direct_loops import following, place
 from .points import INTO, OF_SUMS, OF_WEIGHT, OUT_OF
-from .vector import BYTES, PANEL, ROWS, move, move_some, multiply, outer, transforms, transpose, width_of
+from .vector import BYTES, PANEL, ROWS, move, move_some, multiply, outer, take, transforms, transpose, width_of
 
 _into_points, _out_of_points = transforms(INTO), transforms(OUT_OF)
 _weight_points, _sum_points = transforms(OF_WEIGHT), transforms(OF_SUMS)
@@ -121,23 +121,21 @@ def _out_of(like, points, apart, ground, channels, size, begin, end, planes, cou
 
 
 @threaded
-def convolve(thread, threads, source, panels, out, space, table, moves, block, batch, channels, deep, size, out_size,
-             planes, entries, outputs, tile, offset, first, every, stride, reach, into, out_of, bias,
-             relu):  # fmt: skip
-    """out (batch, *out_size, deep) from source (batch, *size, channels) and panels from `transform_weight`.
+def convolve(thread, threads, source, panels, out, space, table, moves, places, taken, block, batch, channels, deep,
+             size, out_size, entries, tile, every, stride, reach, into, out_of, bias, relu):  # fmt: skip
+    """out (batch, *out_size, deep) from source (batch, *size, channels) and panels from `transform_weight`, for each
+    phase of a transposed convolution.
 
-    There are `outputs` of them, which go to first + place * every in height and width.
-
+    places: for each phase the offset, first, outputs and planes (ten int64): there are `outputs`, which go to first +
+    place * every in height and width. taken: a zero.
     moves: for each term the bytes from the points of an output to those that the term reads, and from the first panel.
     space: bytes; for each thread the points of `block` columns, in and out, and 2 * reach**2 vectors of scratch. table:
     for each thread 2 * block * out_size[0] int64, rounded up to ROWS. bias, relu: of `Finish.arguments`.
     """
     like = source[0]
-    width, terms, points = width_of(like), moves.size // 2, reach * reach
+    width, terms, points, phases = width_of(like), moves.size // 2, reach * reach, places.size // 10
     wide, broad = stride * stride * filled(channels, width), filled(deep, width)
-    number = batch * planes[0] * planes[1]
-    blocks, parts = (number + block - 1) // block, (deep * width + PANEL - 1) // PANEL
-    tall = (block * out_size[0] + ROWS - 1) // ROWS * ROWS
+    parts, tall = (deep * width + PANEL - 1) // PANEL, (block * out_size[0] + ROWS - 1) // ROWS * ROWS
     left_half, right_half = points * spaced(block * entries * wide), points * spaced(block * out_size[0] * broad)
     each = left_half + right_half + 2 * points * BYTES
     panel = terms * channels * PANEL
@@ -149,8 +147,21 @@ def convolve(thread, threads, source, panels, out, space, table, moves, block, b
     scratch = right + right_half
     rows = thread * 2 * tall
     at = addresses + 8 * rows
-    for task in range(thread * blocks // threads, (thread + 1) * blocks // threads):
-        begin, end = task * block, min(task * block + block, number)
+    most = 0  # columns of a phase
+    for phase in range(phases):
+        most = max(most, batch * places[10 * phase + 8] * places[10 * phase + 9])
+    blocks = (most + block - 1) // block
+    while True:
+        task = take(taken.ctypes.data)
+        if task >= blocks * phases:
+            break
+        phase, begin = task // blocks, task % blocks * block
+        p = 10 * phase
+        offset, first = (places[p], places[p + 1], places[p + 2]), (places[p + 3], places[p + 4])
+        outputs, planes = (places[p + 5], places[p + 6], places[p + 7]), (places[p + 8], places[p + 9])
+        end = min(begin + block, batch * planes[0] * planes[1])
+        if begin >= end:
+            continue
         count = (end - begin) * out_size[0]
         for row in range((count + ROWS - 1) // ROWS * ROWS):
             entry = min(row, count - 1)
@@ -162,7 +173,7 @@ def convolve(thread, threads, source, panels, out, space, table, moves, block, b
               into, left, apart, scratch)  # fmt: skip
         for point in range(points):
             for part in range(parts):
-                here = weights + point * spaced(parts * panel) + part * panel
+                here = weights + (phase * points + point) * spaced(parts * panel) + part * panel
                 for row in range(0, count, ROWS):
                     multiply(
                         like, terms, channels, at + 8 * row, 0, common, here, at + 8 * (tall + row),
@@ -173,31 +184,35 @@ def convolve(thread, threads, source, panels, out, space, table, moves, block, b
 
 
 @threaded
-def transform_weight(thread, threads, weight, panels, space, planes, starts, channels, deep, channel_gap, column_gap,
-                     tap_gaps, area, kernel, reach, which):  # fmt: skip
-    """panels (points, parts, terms, channels, panel): weight[planes[term] + channel * channel_gap + column * column_gap
-    + starts[term] + (j, k) . tap_gaps], for j, k < kernel, as points. The last two summands stay below `area`.
+def transform_weight(thread, threads, weight, panels, space, planes, starts, phases, channels, deep, channel_gap,
+                     column_gap, tap_gaps, area, kernel, reach, which):  # fmt: skip
+    """panels (phases, points, parts, terms, channels, panel): weight[planes[e] + channel * channel_gap + column *
+    column_gap + starts[e] + (j, k) . tap_gaps], for j, k < kernel, as points, where e = phase * terms + term. The last
+    two summands stay below `area`.
 
     space: for each thread area + kernel * reach vectors.
     """
-    like, terms = weight[0], starts.size
+    like, terms = weight[0], starts.size // phases
     width = width_of(like)
     lanes, wide = BYTES // width, PANEL // width
     parts, across = (deep + wide - 1) // wide, reach * BYTES
-    tasks, apart = parts * terms * channels, spaced(parts * terms * channels * PANEL)
+    each, apart = parts * terms * channels, spaced(parts * terms * channels * PANEL)
     ground, target, memory = weight.ctypes.data, panels.ctypes.data, space.ctypes.data
     first = memory + thread * (area + kernel * reach) * BYTES
     second = first + area * BYTES
-    for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
-        channel, term, part = task % channels, task // channels % terms, task // channels // terms
-        a, line, pixel = first + starts[term] * BYTES, tap_gaps[0] * BYTES, tap_gaps[1] * BYTES
+    line, pixel = tap_gaps[0] * BYTES, tap_gaps[1] * BYTES
+    # one after the other these fill the memory at each point from front to back
+    for task in range(thread * phases * each // threads, (thread + 1) * phases * each // threads):
+        phase, row = task // each, task % each
+        channel, part = row % channels, row // channels // terms
+        e = phase * terms + row // channels % terms
         for k0 in range(part * wide, part * wide + wide, lanes):
-            at = ground + (planes[term] + channel * channel_gap + k0 * column_gap) * width
+            at = ground + (planes[e] + channel * channel_gap + k0 * column_gap) * width
             for tap in range(0, area, lanes):
                 transpose(like, at + tap * width, column_gap * width, deep - k0, min(lanes, area - tap),
                           first + tap * BYTES, BYTES, lanes)  # fmt: skip
-            _weight_points(like, which, kernel, a, line, pixel, second, across, BYTES, 0, 0)
-            to = target + task * PANEL + (k0 - part * wide) * width
+            _weight_points(like, which, kernel, first + starts[e] * BYTES, line, pixel, second, across, BYTES, 0, 0)
+            to = target + phase * reach * reach * apart + row * PANEL + (k0 - part * wide) * width
             _weight_points(like, which, reach, second, BYTES, across, to, apart, reach * apart, 0, 0)
 
 

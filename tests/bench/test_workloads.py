@@ -23,8 +23,9 @@ TINY = {
     "max-pool3d": {"batch": 2, "channels": 4, "frames": 4, "size": 6},
     "optimizers": {"parameters": 1000},
     "elementwise": {"elements": 1000},
+    "mobilenet": {"batch": 2, "size": 16, "width": 4},
 }
-COUNTED = {"c3d", "convgru", "dcgan", "conv-vae", "mlp-vae", "autoencoder"}  # the others move memory
+COUNTED = {"c3d", "convgru", "dcgan", "conv-vae", "mlp-vae", "autoencoder", "mobilenet"}  # the others move memory
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -25,13 +25,14 @@ from hypothesis import strategies as st
 
 from minidl.kernels.cpu import (
     algorithms,
+    col2im,
     conv,
     depthwise,
     direct,
     finish,
+    im2col,
     layout,
     slope,
-    spread,
     threads,
     vector,
     weights,
@@ -88,7 +89,7 @@ def arguments(
     ]
 
 
-MODULES = (direct, spread, winograd, depthwise, layout, finish, slope)
+MODULES = (direct, im2col, col2im, winograd, depthwise, layout, finish, slope)
 
 
 @contextlib.contextmanager
@@ -150,7 +151,7 @@ LATE = ConvGeometry.of((2, 5, 3, 3), (20, 5, 3, 3), padding=1)  # fewer position
 UNREACHED = ConvGeometry.of((2, 4, 11, 11), (3, 4, 2, 1), (4, 3))  # parts of the input meet no kernel position
 
 
-RGB = ConvGeometry.of((2, 3, 6, 17), (33, 3, 3, 4), (1, 2), (1, 2))  # kernel rows are read as one run
+RGB = ConvGeometry.of((2, 3, 6, 17), (33, 3, 3, 4), (1, 2), (1, 2))
 
 
 @settings(max_examples=60)
@@ -182,16 +183,24 @@ def test_direct_agrees_with_the_reference(
         np.testing.assert_array_equal(first, again, "the same call gave other bits")
 
 
-@settings(max_examples=30)
-@given(geometries(most=400_000), st.sampled_from([np.float32, np.float64]), st.sampled_from([1, 1000]))
-@example(UNREACHED, np.float32, 1)
-@example(LATE, np.float64, 1)
-def test_spread_agrees_with_the_reference(g: ConvGeometry, dtype: Any, share: int) -> None:
+@settings(max_examples=40)
+@given(
+    geometries(most=400_000), st.sampled_from([np.float32, np.float64]), st.sampled_from([1, 1000]),
+    st.sampled_from([vector.ROWS, 8 * vector.ROWS]),
+)  # fmt: skip
+@example(RGB, np.float32, 1, vector.ROWS)
+@example(UNREACHED, np.float32, 1, vector.ROWS)
+@example(replace(SAME, batch=1), np.float32, 1, 8 * vector.ROWS)  # an image is divided among the threads
+@example(ConvGeometry.of((1, 5, 1, 6, 4), (2, 5, 2, 3, 3), padding=1), np.float32, 1, vector.ROWS)
+@example(LATE, np.float64, 1, vector.ROWS)
+def test_columns_agree_with_the_reference(g: ConvGeometry, dtype: Any, share: int, block: int) -> None:
     g = replace(g, groups=1)
     assume(0 < g.multiply_adds <= 400_000)
-    for name in FAMILY[:2]:
+    members = [("im2col", "conv"), ("im2col", "conv_weight"), ("col2im", "conv_input")]
+    for algorithm, name in members + [("col2im", "conv")] * algorithms.reverses(g):
         arrays = arguments(name, g, dtype, ("channels last", "planes"))
-        with forced("spread", SHARE=share):
+        blocks = patch.object(im2col, "BLOCK", block), patch.object(col2im, "BLOCK", block)
+        with forced(algorithm, SHARE=share), blocks[0], blocks[1]:
             first = check(name, g, arrays)
             np.testing.assert_array_equal(first, getattr(conv, name)(*arrays, geometry=g))
 
@@ -365,9 +374,10 @@ GROUPS = ConvGeometry.of((2, 34, 9, 8), (66, 17, 3, 3), 1, 1, groups=2)
 STRIDED = ConvGeometry.of((2, 19, 10, 9), (35, 19, 4, 4), 2, 1)
 FINISHED = [
     ("plain", 0, STRIDED), ("plain", 0, GROUPS), ("direct", 0, STRIDED), ("direct", 0, GROUPS), ("direct", 0, RGB),
-    ("direct", 0, UNREACHED), ("spread", 0, STRIDED), ("spread", 0, UNREACHED), ("depthwise", 0, DEPTHWISE_2D),
-    ("depthwise", 0, replace(DEPTHWISE_2D, stride=(4, 3), output=(3, 3))), ("winograd", 2, STRIDED),
-    ("winograd", 4, STRIDED), ("winograd", 4, ConvGeometry.of((2, 17, 2, 7, 7), (33, 17, 3, 3, 3), padding=1)),
+    ("direct", 0, UNREACHED), ("columns", 0, STRIDED), ("columns", 0, UNREACHED), ("columns", 0, RGB),
+    ("depthwise", 0, DEPTHWISE_2D), ("depthwise", 0, replace(DEPTHWISE_2D, stride=(4, 3), output=(3, 3))),
+    ("winograd", 2, STRIDED), ("winograd", 4, STRIDED),
+    ("winograd", 4, ConvGeometry.of((2, 17, 2, 7, 7), (33, 17, 3, 3, 3), padding=1)),
     ("reference", 0, GROUPS),
 ]  # fmt: skip
 
@@ -386,7 +396,8 @@ def test_bias_and_relu(case: tuple[str, int, ConvGeometry], dtype: Any, with_bia
         b = framed(np.random.default_rng(0).standard_normal(channels).astype(dtype)) if with_bias else None
         at = {"geometry": g, "transposed": transposed}
         name = "conv_relu" if relu else "conv_bias"
-        with forced(algorithm, tile, SHARE=1, PACKED=1), guarded(*MODULES):
+        way = ("col2im" if transposed else "im2col") if algorithm == "columns" else algorithm
+        with forced(way, tile, SHARE=1, PACKED=1), guarded(*MODULES):
             result, again = (getattr(conv, name)(x, w, b, **at) for _ in range(2))
         wide = [None if a is None else a.astype(np.float64) for a in (x, w, b)]
         expected = getattr(reference, name)(*wide, **at)
@@ -400,12 +411,14 @@ def test_bias_and_relu(case: tuple[str, int, ConvGeometry], dtype: Any, with_bia
         np.testing.assert_array_equal(result, again)
 
 
-@pytest.mark.parametrize("algorithm", ["plain", "direct", "spread", "depthwise", "winograd"])
+@pytest.mark.parametrize("algorithm", ["plain", "direct", "im2col", "col2im", "depthwise", "winograd"])
 def test_relu_keeps_nan(algorithm: str) -> None:
     g = ConvGeometry.of((1, 18, 6, 6), (18, 1, 3, 3), padding=1, groups=18)
     if algorithm != "depthwise":
         g = ConvGeometry.of((1, 18, 6, 6), (7, 18, 3, 3), padding=1)
     for transposed in (False, True):
+        if algorithm == "im2col" and transposed:
+            continue
         x, w = (a.copy() for a in arguments("conv_input" if transposed else "conv", g, np.float32))
         x[0, 3, 0, 0] = np.nan
         with forced(algorithm, 2 if algorithm == "winograd" else 0):
@@ -462,14 +475,17 @@ def test_slope_of_bias_and_relu(
 CHOICES = {
     # a geometry and a member: the algorithm in float32 with one thread
     ("conv", (1, 3, 8, 8), (4, 3, 3, 3), 1, 1): "plain",
-    ("conv", (2, 3, 16, 112, 112), (64, 3, 3, 3, 3), 1, 1): "direct",
+    ("conv", (2, 3, 16, 112, 112), (64, 3, 3, 3, 3), 1, 1): "winograd F(4x4)",
+    ("conv", (32, 3, 64, 64), (64, 3, 4, 4), 2, 1): "im2col",
     ("conv", (2, 64, 16, 56, 56), (128, 64, 3, 3, 3), 1, 1): "winograd F(4x4)",
     ("conv_input", (2, 64, 16, 56, 56), (128, 64, 3, 3, 3), 1, 1): "winograd F(4x4)",
     ("conv_weight", (2, 64, 16, 56, 56), (128, 64, 3, 3, 3), 1, 1): "winograd F(4x4)",
     ("conv", (1, 512, 4, 14, 14), (512, 512, 3, 3, 3), 1, 1): "winograd F(2x2)",
     ("conv", (32, 64, 32, 32), (128, 64, 4, 4), 2, 1): "winograd F(4x4)",
     ("conv_input", (32, 64, 32, 32), (128, 64, 4, 4), 2, 1): "winograd F(4x4)",
-    ("conv_input", (32, 3, 64, 64), (64, 3, 4, 4), 2, 1): "spread",
+    ("conv_input", (32, 3, 64, 64), (64, 3, 4, 4), 2, 1): "col2im",
+    ("conv_weight", (32, 3, 64, 64), (64, 3, 4, 4), 2, 1): "im2col",
+    ("conv", (8, 64, 56, 56), (3, 64, 3, 3), 1, 1): "col2im",
     ("conv", (16, 64, 56, 56), (256, 64, 1, 1), 1, 0): "direct",
     ("conv", (16, 64, 56, 56), (64, 64, 3, 3), 2, 1): "direct",
 }
@@ -482,7 +498,7 @@ def test_choices(case: tuple) -> None:
     single, double = np.dtype(np.float32), np.dtype(np.float64)
     choice = algorithms.choose(name, g, single, 1, False)
     assert choice.name == CHOICES[case]
-    if choice.algorithm in ("winograd", "direct", "spread"):
+    if choice.algorithm in ("winograd", "direct", "im2col", "col2im"):
         every = algorithms.candidates(name, g, single, 1, False)
         assert choice.cost == min(candidate.cost for candidate in every)
     assert algorithms.choose(name, g, single, 1, True).name != "winograd F(4x4)"
@@ -510,7 +526,7 @@ features = llvmlite.binding.get_host_cpu_features()
 for name in ("avx512f", "avx", "neon"):
     features[name] = name == {best!r}
 llvmlite.binding.get_host_cpu_features = lambda: features
-from minidl.kernels.cpu import depthwise, direct, products, recurrent, spread, vector, winograd
+from minidl.kernels.cpu import col2im, depthwise, direct, im2col, products, recurrent, vector, winograd
 from minidl.kernels.geometry import ConvGeometry
 from minidl.kernels.reference import conv as reference
 assert (vector.BYTES, vector.REGISTERS) == {register}
@@ -520,7 +536,8 @@ for module, x, w, at, extra in (
     (winograd, (2, 5, 9, 10), (18, 5, 4, 4), (2, 1), (2,)),
     (direct, (2, 19, 9, 10), (21, 19, 3, 3), (2, 1), ()),
     (direct, (2, 3, 9, 10), (21, 3, 3, 3), (1, 1), ()),
-    (spread, (2, 19, 9, 10), (3, 19, 3, 3), (1, 1), ()),
+    (im2col, (2, 3, 9, 10), (21, 3, 4, 4), (2, 1), ()),
+    (col2im, (2, 19, 9, 10), (3, 19, 3, 3), (1, 1), ()),
     (depthwise, (2, 19, 9, 10), (19, 1, 3, 3), (1, 1, 1, 19), ()),
 ):
     g = ConvGeometry.of(x, w, *at)

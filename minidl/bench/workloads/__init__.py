@@ -59,6 +59,7 @@ WORKLOADS = {
         "max pooling 2x2x2, 2x128x16x56x56: forward and backward", "layers:max_pool3d", cuda={"batch": 16},
         usual_on_cuda=True,
     ),
+    "mobilenet": Workload("depthwise separable convolutions, images 112x112, batch 16: SGD step", "mobilenet:cases"),
     "optimizers": Workload("Adam and SGD, 10 M parameters; PyTorch's default and fused", "optimizers:cases"),
     "elementwise": Workload("add, mul, exp, tanh and sum of 10 M numbers", "elementwise:cases"),
     "overhead": Workload("what one small operation costs, 8x8", "overhead:cases", cuda=None),
