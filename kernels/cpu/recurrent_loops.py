@@ -59,8 +59,24 @@ def _power(_: Any, shifted: Any) -> Any:
     return types.float32(types.float32), generate
 
 
+@intrinsic
+def fetch(_: Any, address: Any) -> Any:
+    """Bring the cache line at this address nearer; it may be anywhere."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        name = "llvm.prefetch.p0"
+        known = builder.module.globals.get(name)
+        function = known or ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag]), name)
+        # to be read, into all caches, as data
+        builder.call(function, [builder.inttoptr(arguments[0], byte), *(ir.Constant(flag, n) for n in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
 @jit(inline=True)
-def _row(like, address, size):
+def row(like, address, size):
     """The numbers at this address, as an array."""
     return carray(_pointer(like, address), (size,))
 
@@ -152,8 +168,8 @@ def lstm(thread, threads, job):
     steps, n, size, reverse = job[STEPS], job[BATCH], job[SIZE], job[REVERSE]
     h, c = job[H], job[C]
     small, large = 4 * size, 16 * size  # bytes of a row of states, of gates
-    bias, bias_g = _row(like, job[BIAS], 2 * size), _row(like, job[BIAS] + 2 * small, size)
-    bias_o = _row(like, job[BIAS] + 3 * small, size)
+    bias, bias_g = row(like, job[BIAS], 2 * size), row(like, job[BIAS] + 2 * small, size)
+    bias_o = row(like, job[BIAS] + 3 * small, size)
     for s in range(steps):
         t = steps - 1 - s if reverse else s
         x, y = job[X] + t * n * large, job[Y] + t * n * small
@@ -161,9 +177,9 @@ def lstm(thread, threads, job):
         _multiply(like, low, high, size, h, small, job[PANELS], 4 * size, x, large, gates, large)
         for i in range(low, high):
             at = gates + i * large
-            a, g, o = _row(like, at, 4 * size), _row(like, at + 2 * small, size), _row(like, at + 3 * small, size)
-            old = _row(like, c + i * small, size)
-            new, out = _row(like, cells + i * small, size), _row(like, y + i * small, size)
+            a, g, o = row(like, at, 4 * size), row(like, at + 2 * small, size), row(like, at + 3 * small, size)
+            old = row(like, c + i * small, size)
+            new, out = row(like, cells + i * small, size), row(like, y + i * small, size)
             for j in range(2 * size):
                 a[j] = sigmoid(a[j] + bias[j])
             for j in range(size):
@@ -176,7 +192,7 @@ def lstm(thread, threads, job):
                 out[j] = o[j] * tanh(new[j])
         h, c = y, cells
     for i in range(low, high):
-        last, of = _row(like, job[Y] + (steps * n + i) * small, size), _row(like, c + i * small, size)
+        last, of = row(like, job[Y] + (steps * n + i) * small, size), row(like, c + i * small, size)
         for j in range(size):
             last[j] = of[j]
 
@@ -196,9 +212,9 @@ def lstm_backward(thread, threads, job):
         cells = job[CELLS] + t * n * small
         before = job[C] if final else job[CELLS] + earlier * n * small
         for i in range(low, high):
-            a, d = _row(like, gates + i * large, 4 * size), _row(like, gx + i * large, 4 * size)
-            c, old = _row(like, cells + i * small, size), _row(like, before + i * small, size)
-            slope, gc = _row(like, gh + i * small, size), _row(like, job[GC] + i * small, size)
+            a, d = row(like, gates + i * large, 4 * size), row(like, gx + i * large, 4 * size)
+            c, old = row(like, cells + i * small, size), row(like, before + i * small, size)
+            slope, gc = row(like, gh + i * small, size), row(like, job[GC] + i * small, size)
             for j in range(size):  # where the gradient of o will be
                 d[3 * size + j] = tanh(c[j])
             for j in range(size):
@@ -229,7 +245,7 @@ def gru(thread, threads, job):
     low, high = _mine(job, thread, threads)
     steps, n, size, reverse = job[STEPS], job[BATCH], job[SIZE], job[REVERSE]
     h, small, large = job[H], 4 * size, 12 * size
-    bias, bias_n = _row(like, job[BIAS], 2 * size), job[BIAS] + 2 * small
+    bias, bias_n = row(like, job[BIAS], 2 * size), job[BIAS] + 2 * small
     for s in range(steps):
         t = steps - 1 - s if reverse else s
         x, gates = job[X] + t * n * large, job[GATES] + t * n * large
@@ -238,9 +254,9 @@ def gru(thread, threads, job):
         _multiply(like, low, high, size, h, small, job[INNER_PANELS], size, bias_n, 0, inner, small)
         for i in range(low, high):
             at = gates + i * large
-            r, z, new = _row(like, at, 2 * size), _row(like, at + small, size), _row(like, at + 2 * small, size)
-            of, u = _row(like, x + i * large + 2 * small, size), _row(like, inner + i * small, size)
-            old, out = _row(like, h + i * small, size), _row(like, y + i * small, size)
+            r, z, new = row(like, at, 2 * size), row(like, at + small, size), row(like, at + 2 * small, size)
+            of, u = row(like, x + i * large + 2 * small, size), row(like, inner + i * small, size)
+            old, out = row(like, h + i * small, size), row(like, y + i * small, size)
             for j in range(2 * size):
                 r[j] = sigmoid(r[j] + bias[j])
             for j in range(size):
@@ -269,12 +285,12 @@ def gru_backward(thread, threads, job):
             gy, gy_row = job[GY] + earlier * n * small, small
         for i in range(low, high):
             at, to = gates + i * large, gx + i * large
-            r, z, new = _row(like, at, size), _row(like, at + small, size), _row(like, at + 2 * small, size)
-            dr, dz, dn = _row(like, to, size), _row(like, to + small, size), _row(like, to + 2 * small, size)
-            d, du = _row(like, to, 2 * size), _row(like, gu + i * large, 2 * size)
-            dun, u = _row(like, gu + i * large + 2 * small, size), _row(like, inner + i * small, size)
-            old, slope = _row(like, before + i * small, size), _row(like, gh + i * small, size)
-            more = _row(like, gy + i * gy_row, size)
+            r, z, new = row(like, at, size), row(like, at + small, size), row(like, at + 2 * small, size)
+            dr, dz, dn = row(like, to, size), row(like, to + small, size), row(like, to + 2 * small, size)
+            d, du = row(like, to, 2 * size), row(like, gu + i * large, 2 * size)
+            dun, u = row(like, gu + i * large + 2 * small, size), row(like, inner + i * small, size)
+            old, slope = row(like, before + i * small, size), row(like, gh + i * small, size)
+            more = row(like, gy + i * gy_row, size)
             for j in range(size):
                 dn[j] = slope[j] * (one - z[j]) * (one - new[j] * new[j])
             for j in range(size):

@@ -126,6 +126,14 @@ def test_extreme_numbers() -> None:
     np.testing.assert_array_equal(got[2], [1, -1, 1, -1, 1, -1, 0, np.nan])
 
 
+def test_short_sequences_of_little_work_do_not_wait_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linalg, "SMALL", 2**20)
+    for steps, size, compiled in ((8, 16, False), (9, 16, True), (2, 512, True)):
+        x, h = np.zeros((steps, 1, 4 * size), np.float32), np.zeros((1, size), np.float32)
+        assert recurrent._covered(x, h) == compiled
+        assert not recurrent._covered(x.astype(np.float64), h)
+
+
 @pytest.mark.parametrize("kind", list(GATES))
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_types_are_left_to_the_reference(kind: str, dtype: type) -> None:
