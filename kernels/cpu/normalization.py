@@ -18,7 +18,8 @@ from .pieces import IN_CACHE, SHARE
 
 Array = np.ndarray
 
-PARTS = 32  # of the lines of a channels-last array, at most
+FEW = 64  # classes
+PARTS = 32  # of the rows of an array, at most
 
 
 def batch_norm(x: Array, gamma: Array, beta: Array, *, eps: float) -> tuple[Array, Array, Array]:
@@ -62,13 +63,13 @@ def _rows(x: Array, gamma: Array, beta: Array, y: Array, mean: Array, var: Array
     """Of (count, channels), flat; writes y, mean and var."""
     from . import normalization_loops as loops
 
-    parts, channels = _parts(x), len(mean)
+    parts, channels = _parts(x, len(mean)), len(mean)
     means, squares, counts = np.empty((parts, channels)), np.empty((parts, channels)), np.empty(parts)
     loops.moments(threads.count(), x, means, squares, counts)
     loops.merge(means, squares, counts)
     mean[:], var[:] = means[0], squares[0] / counts[0]
-    k = gamma / np.sqrt(squares[0] / counts[0] + eps)
-    loops.normalize(threads.count(), x, *[_line(v, x) for v in (mean, k, beta)], y)
+    k = (gamma / np.sqrt(squares[0] / counts[0] + eps)).astype(x.dtype)
+    loops.normalize(threads.count(), x, *map(_read, (mean, k, beta)), y)
 
 
 def _rows_backward(
@@ -77,49 +78,48 @@ def _rows_backward(
     """The same of the gradient; gx is left as it is if it is empty."""
     from . import normalization_loops as loops
 
-    sums, products = np.empty((_parts(x), len(mean))), np.empty((_parts(x), len(mean)))
-    line = _line(mean, x)
-    loops.products(threads.count(), g, x, line, sums, products)
+    parts, channels = _parts(x, len(mean)), len(mean)
+    sums, products = np.empty((parts, channels)), np.empty((parts, channels))
+    loops.products(threads.count(), g, x, mean, sums, products)
     s, t, rstd = sums.sum(0), products.sum(0), 1 / np.sqrt(var.astype(np.float64) + eps)
     gbeta[:], ggamma[:] = s, t * rstd
     if gx.size:
-        count = x.size // len(mean)
-        vectors = [_line(v, x) for v in (gamma * rstd, s / count, t * rstd * rstd / count)]
-        loops.denormalize(threads.count(), g, x, line, *vectors, gx)
+        count = x.size // channels
+        vectors = [v.astype(x.dtype) for v in (gamma * rstd, s / count, t * rstd * rstd / count)]
+        loops.denormalize(threads.count(), g, x, mean, *map(_read, vectors), gx)
 
 
-def _line(v: Array, x: Array) -> Array:
-    """The numbers of the channels once for every row of a line, in the type of x."""
-    from .normalization_loops import LINE
-
-    line = np.tile(v.astype(x.dtype, copy=False), max(1, LINE // len(v)))
-    line.flags.writeable = False
-    return line
-
-
-def _parts(x: Array) -> int:
-    """By the size alone, so that the bits are the same with any number of threads."""
-    return max(1, min(PARTS, x.size // 2**16))
+def _parts(x: Array, channels: int) -> int:
+    """By the size alone, so that the bits are the same with any number of threads; each has a row."""
+    return max(1, min(PARTS, x.size // max(2**16, channels)))
 
 
 def softmax_cross_entropy(x: Array, target: Array) -> tuple[Array, Array]:
     """x: (N, C, ...) logits, target: (N, ...) classes -> the loss of each element and the log-sum-exp: (N, ...)."""
     if x.size < 2 * IN_CACHE:
-        return reference.softmax_cross_entropy(x, target)
+        few = x.ndim == 2 and x.shape[1] <= FEW and x.itemsize > 2
+        return _by_classes(x, target) if few else reference.softmax_cross_entropy(x, target)
     loss, lse = np.empty(target.shape, x.dtype), np.empty(target.shape, x.dtype)
-    compiled = _are_rows(x, target)
-    if compiled:
+    if _are_rows(x, target):
         from .normalization_loops import cross_entropy
 
+        cross_entropy(_workers(x), _read(x), _read(target), x.shape[1], loss, lse)
+        return loss, lse
+
     def part(at: slice) -> None:
-        if compiled:
-            rows, top = _read(x[at]), x[at].max(1)
-            cross_entropy(rows, _read(target[at]), top, x.shape[1], loss[at], lse[at])
-        else:
-            loss[at], lse[at] = reference.softmax_cross_entropy(x[at], target[at])
+        loss[at], lse[at] = reference.softmax_cross_entropy(x[at], target[at])
 
     _by_samples(part, x)
     return loss, lse
+
+
+def _by_classes(x: Array, target: Array) -> tuple[Array, Array]:
+    """The same of rows of a few classes: NumPy's reductions along short rows take as long as for 100 classes, those
+    along the first axis are vector code."""
+    columns = x.T.copy()
+    top = columns.max(0)
+    lse = np.log(np.exp(columns - top).sum(0)) + top
+    return lse - x[np.arange(len(x)), target], lse
 
 
 def softmax_cross_entropy_backward(
@@ -127,20 +127,24 @@ def softmax_cross_entropy_backward(
 ) -> tuple[Array, None]:
     if x.size < 2 * IN_CACHE:
         return reference.softmax_cross_entropy_backward(g, x, target, lse, needs=needs)
-    gx = np.empty_like(x)
-    compiled = _are_rows(x, target) and g.dtype == x.dtype
-    if compiled:
+    if _are_rows(x, target) and g.dtype == x.dtype:
+        from .layout import empty
         from .normalization_loops import cross_entropy_backward
 
+        gx = empty(x.shape, x.dtype)
+        cross_entropy_backward(_workers(x), *map(_read, (g, x, target, lse)), x.shape[1], gx.reshape(-1))
+        return gx, None
+    gx = np.empty_like(x)
+
     def part(at: slice) -> None:
-        if compiled:
-            arrays = map(_read, (g[at], x[at], target[at], lse[at]))
-            cross_entropy_backward(*arrays, x.shape[1], gx[at].reshape(-1))
-        else:
-            gx[at], _ = reference.softmax_cross_entropy_backward(g[at], x[at], target[at], lse[at], needs=needs)
+        gx[at], _ = reference.softmax_cross_entropy_backward(g[at], x[at], target[at], lse[at], needs=needs)
 
     _by_samples(part, x)
     return gx, None
+
+
+def _workers(x: Array) -> int:
+    return threads.worth(x.size, SHARE) if threads.usable() else 1
 
 
 def _are_rows(x: Array, target: Array) -> bool:
@@ -171,10 +175,12 @@ def _is_last(x: Array) -> bool:
 
 
 def _empty_like(x: Array, last: bool) -> Array:
+    from .layout import empty
+
     if not last:
-        return np.empty(x.shape, x.dtype)
+        return empty(x.shape, x.dtype)
     batch, channels, *axes = x.shape
-    return np.moveaxis(np.empty((batch, *axes, channels), x.dtype), -1, 1)
+    return np.moveaxis(empty((batch, *axes, channels), x.dtype), -1, 1)
 
 
 def _flat(x: Array, last: bool) -> Array:

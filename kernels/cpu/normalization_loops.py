@@ -12,9 +12,10 @@ import numpy as np
 
 from .compile import jit, threaded
 from .elementwise_loops import exp
+from .loops import portion
+from .reduction_loops import LANES, largest
 
 CHUNK = 2**12  # elements of a plane, for the first cache
-CHUNK_OF_LINES = 2**15  # elements, for the second: there is more to do after each
 
 
 @jit(inline=True)
@@ -51,11 +52,11 @@ def planes(thread, threads, x, gamma, beta, y, means, variances, batch, channels
                 count, mean, squares = _merge(count, mean, squares, stop - start, its_mean, its_squares)
         means[c] = mean
         variances[c] = squares / count
-        m, k = x.dtype.type(mean), x.dtype.type(gamma[c] / np.sqrt(squares / count + eps))
+        m, k, b = x.dtype.type(mean), x.dtype.type(gamma[c] / np.sqrt(squares / count + eps)), beta[c]
         for n in range(batch):
             base = (n * channels + c) * size
             for e in range(base, base + size):
-                y[np.uint64(e)] = (x[np.uint64(e)] - m) * k + beta[c]
+                y[np.uint64(e)] = (x[np.uint64(e)] - m) * k + b
 
 
 @jit(inline=True, reassociate=True)
@@ -92,96 +93,101 @@ def planes_backward(thread, threads, g, x, gamma, means, variances, gx, ggamma, 
                     gx[np.uint64(e)] = k * (g[np.uint64(e)] - a - (x[np.uint64(e)] - mean) * b)
 
 
-# ---- channels-last: (count, channels), walked in lines of `width` elements, which is some whole rows: loops over
-# a few channels would be too short to be quick. Arrays of a line's width hold each channel's number once for every row.
-LINE = 512  # elements of a line, at least half of that
+# ---- channels-last: (count, channels), walked in rows of `pitch` elements: all channels, several times if these are
+# few. A row is divided into blocks of channels, for which their numbers are laid out once; so loops are never short.
+ROW = 512  # elements, at least half of that
+BLOCK = 1024  # elements, at most
+# between the arrays of a thread's workspace: a constant, so that the compiler sees that they do not overlap, and no
+# multiple of a page
+STEP = BLOCK + 16
+CHUNK_OF_ROWS = 2**15  # elements, for the second cache: there is more to do after each
 
 
 @jit(inline=True)
-def _lines(size, channels):
-    """The width of a line, and how many there are; the last may be shorter."""
-    width = channels * max(1, LINE // channels)
-    return width, (size + width - 1) // width
+def _walk(total, channels):
+    """Channels of a block, repetitions of the channels in a row, its elements, rows, and how many of these are full:
+    the last may have fewer repetitions, if a row is one block."""
+    repeats = max(1, ROW // channels)
+    blocks = (channels - 1) // BLOCK + 1
+    pitch = repeats * channels
+    return (channels - 1) // blocks + 1, repeats, pitch, (total - 1) // pitch + 1, total // pitch
 
 
 @jit(inline=True)
-def _add(s, x, base, number):
-    for e in range(number):
-        s[np.uint64(e)] += x[np.uint64(base + e)]
+def _expand(work, place, v, number, repeats):
+    """Array `place` of the work: v[0], v[1], ..., v[number - 1] for each repetition."""
+    for e in range(repeats * number):
+        work[np.uint64(place * STEP + e)] = v[e % number]
 
 
 @jit(inline=True)
-def _add_squares(s, x, mean, base, number):
-    for e in range(number):
-        s[np.uint64(e)] += (x[np.uint64(base + e)] - mean[np.uint64(e)]) ** 2
+def _fold(work, sums, products, number, repeats):
+    """For each channel of a block the sums of what the second and third array hold for it; these become 0."""
+    sums[:number] = 0
+    products[:number] = 0
+    for e in range(STEP, STEP + repeats * number, number):
+        for c in range(number):
+            sums[c] += work[np.uint64(e + c)]
+            products[c] += work[np.uint64(e + c + STEP)]
+            work[np.uint64(e + c)] = 0
+            work[np.uint64(e + c + STEP)] = 0
 
 
 @jit(inline=True)
-def _add_products(s, g, x, mean, base, number):
-    for e in range(number):
-        s[np.uint64(e)] += g[np.uint64(base + e)] * (x[np.uint64(base + e)] - mean[np.uint64(e)])
-
-
-@jit(inline=True)
-def _fold(s, c, channels):
-    """The sum of what a line holds for channel c."""
-    total = np.float64(0)
-    for e in range(c, s.size, channels):
-        total += s[e]
-    return total
-
-
-@jit(inline=True)
-def _normalize(x, mean, k, beta, y, base, number):
-    for e in range(number):
-        i, j = np.uint64(e), np.uint64(base + e)
-        y[j] = (x[j] - mean[i]) * k[i] + beta[i]
-
-
-@jit(inline=True)
-def _denormalize(g, x, mean, k, a, b, gx, base, number):
-    for e in range(number):
-        i, j = np.uint64(e), np.uint64(base + e)
-        gx[j] = k[i] * (g[j] - a[i] - (x[j] - mean[i]) * b[i])
-
-
-@jit(inline=True)
-def _part(number, parts, lines, width, size):
-    """The elements of a part: the first, and the one after the last."""
-    return number * lines // parts * width, min((number + 1) * lines // parts * width, size)
+def _add_distances(work, x, base, pitch, rows, width):
+    """Adds x's distances from the work's first array to its second, their squares to its third."""
+    for _ in range(rows // 4):  # at once: the sums' way to memory and back would take longer than all the rest
+        for e in range(width):
+            i = np.uint64(base + e)
+            near = work[np.uint64(e)]
+            p, q = x[i] - near, x[i + np.uint64(pitch)] - near
+            r, s = x[i + np.uint64(2 * pitch)] - near, x[i + np.uint64(3 * pitch)] - near
+            work[np.uint64(STEP + e)] += (p + q) + (r + s)
+            work[np.uint64(2 * STEP + e)] += (p * p + q * q) + (r * r + s * s)
+        base += 4 * pitch
+    for _ in range(rows % 4):
+        for e in range(width):
+            p = x[np.uint64(base + e)] - work[np.uint64(e)]
+            work[np.uint64(STEP + e)] += p
+            work[np.uint64(2 * STEP + e)] += p * p
+        base += pitch
 
 
 @threaded
 def moments(thread, threads, x, means, squares, counts):
-    """Of each part, (parts, channels) and (parts,); the lines are divided into parts."""
+    """Of each part of the rows: means and sums of squared distances from them, (parts, channels), and elements of a
+    channel, (parts,).
+
+    One pass: distances are taken from the mean of what came before, at first of one element. So what is subtracted from
+    the squares of a chunk is no larger than what merging it adds.
+    """
     parts, channels = means.shape
-    width, lines = _lines(x.size, channels)
-    mean, s = np.empty(width, x.dtype), np.empty(width, x.dtype)
-    height = max(4, CHUNK_OF_LINES // width) * width
+    most, repeats, pitch, rows, full = _walk(x.size, channels)
+    work, sums, products = np.zeros(3 * STEP, x.dtype), np.empty(most), np.empty(most)
     for part in range(thread, parts, threads):
-        counts[part] = 0
-        means[part] = 0
-        squares[part] = 0
-        first, last = _part(part, parts, lines, width, x.size)
-        for begin in range(first, last, height):
-            end = min(begin + height, last)
-            number = (end - begin) // channels
-            s[:] = 0
-            for base in range(begin, end, width):
-                _add(s, x, base, min(width, end - base))
-            for c in range(channels):
-                m = _fold(s, c, channels) / number
-                for e in range(c, width, channels):
-                    mean[e] = m
-            s[:] = 0
-            for base in range(begin, end, width):
-                _add_squares(s, x, mean, base, min(width, end - base))
-            for c in range(channels):
-                _, means[part, c], squares[part, c] = _merge(
-                    counts[part], means[part, c], squares[part, c],
-                    number, np.float64(mean[c]), _fold(s, c, channels),
-                )  # fmt: skip
-            counts[part] += number
+        begin, end = portion(part, parts, rows)
+        for c in range(0, channels, most):
+            number = min(most, channels - c)
+            mean, square = means[part, c : c + number], squares[part, c : c + number]
+            mean[:] = x[begin * pitch + c : begin * pitch + c + number]
+            square[:] = 0
+            count, row, height = 0, begin, 4
+            while row < end:
+                last = min(row + height, end, full) if row < full else end
+                width = repeats * number if row < full else x.size - row * pitch
+                _expand(work, 0, mean, number, repeats)
+                _add_distances(work, x, row * pitch + c, pitch, last - row, width)
+                _fold(work, sums, products, number, repeats)
+                its_count = (last - row) * width // number
+                for i in range(number):
+                    apart = sums[i] / its_count
+                    its_squares = max(0.0, products[i] - apart * sums[i])
+                    _, mean[i], square[i] = _merge(
+                        count, mean[i], square[i], its_count, work[np.uint64(i)] + apart, its_squares
+                    )
+                count += its_count
+                row, height = last, max(4, CHUNK_OF_ROWS // width // 4 * 4)
+            counts[part] = count
 
 
 @jit
@@ -195,61 +201,109 @@ def merge(means, squares, counts):
         counts[0] += counts[part]
 
 
-@threaded
-def normalize(thread, threads, x, mean, k, beta, y):
-    """The vectors hold each channel's number once for every row of a line."""
-    lines = (x.size + mean.size - 1) // mean.size
-    for line in range(lines * thread // threads, lines * (thread + 1) // threads):
-        _normalize(x, mean, k, beta, y, line * mean.size, min(mean.size, x.size - line * mean.size))
+@jit(inline=True)
+def _add_products(work, g, x, base, pitch, rows, width):
+    """Adds g to the work's second array, and g times x's distance from its first to its third."""
+    for _ in range(rows // 2):
+        for e in range(width):
+            i, j = np.uint64(base + e), np.uint64(base + pitch + e)
+            mean = work[np.uint64(e)]
+            work[np.uint64(STEP + e)] += g[i] + g[j]
+            work[np.uint64(2 * STEP + e)] += g[i] * (x[i] - mean) + g[j] * (x[j] - mean)
+        base += 2 * pitch
+    if rows % 2:
+        for e in range(width):
+            i = np.uint64(base + e)
+            work[np.uint64(STEP + e)] += g[i]
+            work[np.uint64(2 * STEP + e)] += g[i] * (x[i] - work[np.uint64(e)])
 
 
 @threaded
 def products(thread, threads, g, x, mean, sums, products):
-    """Of each part, (parts, channels): the sums of g and of g times x's distance from the mean (a line)."""
+    """Of each part of the rows, (parts, channels): the sums of g and of g times x's distance from the mean."""
     parts, channels = sums.shape
-    width, lines = _lines(x.size, channels)
-    s, t = np.empty(width, x.dtype), np.empty(width, x.dtype)
-    height = max(4, CHUNK_OF_LINES // width) * width
+    most, repeats, pitch, rows, full = _walk(x.size, channels)
+    work, s, t = np.zeros(3 * STEP, x.dtype), np.empty(most), np.empty(most)
+    height = max(2, CHUNK_OF_ROWS // pitch // 2 * 2)
     for part in range(thread, parts, threads):
+        begin, end = portion(part, parts, rows)
         sums[part] = 0
         products[part] = 0
-        first, last = _part(part, parts, lines, width, x.size)
-        for begin in range(first, last, height):
-            end = min(begin + height, last)
-            s[:] = 0
-            t[:] = 0
-            for base in range(begin, end, width):
-                _add(s, g, base, min(width, end - base))
-                _add_products(t, g, x, mean, base, min(width, end - base))
-            for c in range(channels):
-                sums[part, c] += _fold(s, c, channels)
-                products[part, c] += _fold(t, c, channels)
+        for c in range(0, channels, most):
+            number = min(most, channels - c)
+            _expand(work, 0, mean[c : c + number], number, repeats)
+            row = begin
+            while row < end:
+                last = min(row + height, end, full) if row < full else end
+                width = repeats * number if row < full else x.size - row * pitch
+                _add_products(work, g, x, row * pitch + c, pitch, last - row, width)
+                _fold(work, s, t, number, repeats)
+                for i in range(number):
+                    sums[part, c + i] += s[i]
+                    products[part, c + i] += t[i]
+                row = last
+
+
+@threaded
+def normalize(thread, threads, x, mean, k, beta, y):
+    """y = (x - mean) k + beta"""
+    channels = len(mean)
+    most, repeats, pitch, rows, _ = _walk(x.size, channels)
+    work = np.empty(3 * STEP, x.dtype)
+    begin, end = portion(thread, threads, rows)
+    for c in range(0, channels, most):
+        number = min(most, channels - c)
+        _expand(work, 0, mean[c : c + number], number, repeats)
+        _expand(work, 1, k[c : c + number], number, repeats)
+        _expand(work, 2, beta[c : c + number], number, repeats)
+        for base in range(begin * pitch + c, min(end * pitch, x.size), pitch):
+            for e in range(min(repeats * number, x.size - base)):
+                i = np.uint64(base + e)
+                y[i] = (x[i] - work[np.uint64(e)]) * work[np.uint64(STEP + e)] + work[np.uint64(2 * STEP + e)]
 
 
 @threaded
 def denormalize(thread, threads, g, x, mean, k, a, b, gx):
-    """gx = k (g - a - (x - mean) b), all but g and x lines as for `normalize`."""
-    lines = (x.size + mean.size - 1) // mean.size
-    for line in range(lines * thread // threads, lines * (thread + 1) // threads):
-        _denormalize(g, x, mean, k, a, b, gx, line * mean.size, min(mean.size, x.size - line * mean.size))
+    """gx = k (g - a - (x - mean) b)"""
+    channels = len(mean)
+    most, repeats, pitch, rows, _ = _walk(x.size, channels)
+    work = np.empty(4 * STEP, x.dtype)
+    begin, end = portion(thread, threads, rows)
+    for c in range(0, channels, most):
+        number = min(most, channels - c)
+        _expand(work, 0, mean[c : c + number], number, repeats)
+        _expand(work, 1, k[c : c + number], number, repeats)
+        _expand(work, 2, a[c : c + number], number, repeats)
+        _expand(work, 3, b[c : c + number], number, repeats)
+        for base in range(begin * pitch + c, min(end * pitch, x.size), pitch):
+            for e in range(min(repeats * number, x.size - base)):
+                i = np.uint64(base + e)
+                apart = (x[i] - work[np.uint64(e)]) * work[np.uint64(3 * STEP + e)]
+                gx[i] = work[np.uint64(STEP + e)] * (g[i] - work[np.uint64(2 * STEP + e)] - apart)
 
 
-# ---- cross-entropy of rows (count, width) of float32, on one thread
-@jit(reassociate=True)
-def cross_entropy(x, target, top, width, loss, lse):
-    """top: the largest number of each row."""
-    for row in range(len(lse)):
+# ---- cross-entropy of rows (count, width) of float32
+@threaded(reassociate=True)
+def cross_entropy(thread, threads, x, target, width, loss, lse):
+    """loss and lse, the log-sum-exp, of each row."""
+    lanes = np.empty(LANES, np.float32)
+    begin, after = portion(thread, threads, len(lse))
+    for row in range(begin, after):
+        first = row * width
+        top = largest(x, first, first + width, lanes)
         s = np.float32(0)
-        for e in range(row * width, (row + 1) * width):
-            s += exp(x[np.uint64(e)] - top[row])
-        lse[row] = np.log(s) + top[row]
-        loss[row] = lse[row] - x[row * width + target[row]]
+        for e in range(first, first + width):
+            s += exp(x[np.uint64(e)] - top)
+        lse[row] = np.log(s) + top
+        loss[row] = lse[row] - x[first + target[row]]
 
 
-@jit
-def cross_entropy_backward(g, x, target, lse, width, gx):
-    for row in range(len(lse)):
-        for e in range(row * width, (row + 1) * width):
-            gx[np.uint64(e)] = exp(x[np.uint64(e)] - lse[row]) * g[row]
-        chosen = row * width + target[row]
-        gx[chosen] = (exp(x[chosen] - lse[row]) - np.float32(1)) * g[row]
+@threaded
+def cross_entropy_backward(thread, threads, g, x, target, lse, width, gx):
+    begin, after = portion(thread, threads, len(lse))
+    for row in range(begin, after):
+        first, value, scale = row * width, lse[row], g[row]
+        for e in range(first, first + width):
+            gx[np.uint64(e)] = exp(x[np.uint64(e)] - value) * scale
+        chosen = first + target[row]
+        gx[chosen] = (exp(x[chosen] - value) - np.float32(1)) * scale

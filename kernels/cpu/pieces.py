@@ -3,8 +3,8 @@
 An elementwise function may be computed piece by piece, in any order: every element comes out with the same bits. A
 single NumPy call is divided among the threads. A function of several calls runs on pieces that stay in a core's cache,
 so that what it computes in between never travels to memory; that pays on one thread as well. A reduction is divided
-along the axis that is outermost in memory. No compiler is involved, except for sums (reduction_loops.py) and for
-a few functions that NumPy needs several passes for (elementwise_loops.py).
+along the axis that is outermost in memory. Sums and softmax (reduction_loops.py), and functions that
+NumPy needs several passes for (elementwise_loops.py), are compiled.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ Axes = tuple[int, ...]
 IN_CACHE = 2**16  # elements of each array in a piece for a function of several calls
 SHARE = 2**17  # elements that make one more thread worth waking
 BLOCK = 2**17  # elements of a block of a sum
+# loops of elementwise_loops.py that know float32 only
+SINGLE = frozenset((
+    "elu", "elu_gradient", "erf", "gelu", "gelu_gradient", "gelu_tanh", "gelu_tanh_gradient", "sigmoid", "silu",
+    "silu_gradient", "softplus", "softplus_gradient",
+))  # fmt: skip
 LINE = 2**11  # elements: lines of a block are added to each other first, which vector instructions do best
 
 
@@ -75,7 +80,7 @@ def _writes(kernel: Callable) -> bool:
 def _compiled(loop: str, args: tuple, flat: list[Any], params: dict, dtype: np.dtype) -> Callable | None:
     """What computes a piece with a compiled loop, given start, stop and where to write; None for types that it does not
     know."""
-    if dtype not in ((np.float32,) if loop == "erf" else (np.float32, np.float64)):
+    if dtype not in ((np.float32,) if loop in SINGLE else (np.float32, np.float64)):
         return None
     cuts: list[Any] = []
     for a, cut in zip(args, flat, strict=True):
@@ -233,13 +238,17 @@ def sum_to(kernel: Callable, x: Array, *, shape: Axes) -> Array:
     return reduction(reference.total, x, axis=axis, keepdims=True).reshape(shape)
 
 
-def rows(kernel: Callable, x: Array, *, axis: int) -> Array:
-    """kernel(x, axis=) for what mixes elements along one axis only and keeps the shape, as softmax does: some rows at a
-    time, which stay in cache."""
+def rows(kernel: Callable, *arrays: Array, axis: int) -> Array:
+    """kernel(*arrays, axis=) for what mixes elements along one axis only and keeps the shape of all its arrays, as
+    softmax does and its gradient: some rows at a time, which stay in cache. Rows of single precision without gaps go
+    through the loop of reduction_loops.py that has the kernel's name."""
+    x = arrays[-1]
+    if axis == x.ndim - 1 and all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays):
+        return _looped(kernel.__name__, arrays)
     order = _order(x)
     others = [i for i in order if i != axis]
     if not others or not x.transpose(order).flags.c_contiguous:
-        return kernel(x, axis=axis)
+        return kernel(*arrays, axis=axis)
     many = [i for i in others if x.shape[i] >= 4 * threads.count()]
     outer = (many or sorted(others, key=lambda i: -x.shape[i]))[0]
     step = max(1, IN_CACHE * x.shape[outer] // x.size)
@@ -247,9 +256,21 @@ def rows(kernel: Callable, x: Array, *, axis: int) -> Array:
 
     def task(i: int) -> None:
         at = (slice(None),) * outer + (slice(i * step, (i + 1) * step),)
-        result[at] = kernel(x[at], axis=axis)
+        result[at] = kernel(*(a[at] for a in arrays), axis=axis)
 
     threads.share(task, -(-x.shape[outer] // step), threads.worth(x.size, SHARE))
+    return result
+
+
+def _looped(name: str, arrays: tuple[Array, ...]) -> Array:
+    """A loop over rows: all arrays and the result are C-contiguous."""
+    from . import reduction_loops
+    from .layout import empty, frozen
+
+    x = arrays[-1]
+    result = empty(x.shape, x.dtype)
+    workers = threads.worth(x.size, SHARE) if threads.usable() else 1
+    getattr(reduction_loops, name)(workers, *(frozen(a.reshape(-1)) for a in arrays), x.shape[-1], result.reshape(-1))
     return result
 
 

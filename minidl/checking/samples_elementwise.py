@@ -216,8 +216,12 @@ def samples() -> Iterator[Sample]:
     yield primitive("positive_part", _gated())
     yield primitive("leaky_relu", _one(away, slope=0.1))
     yield primitive("leaky_part", _gated(slope=0.1))
-    for name in ("exp", "expm1", "sin", "cos", "tanh", "erf", "sigmoid", "softplus"):
+    for name in ("exp", "expm1", "sin", "cos", "tanh", "erf", "sigmoid", "softplus", "silu", "gelu", "gelu_tanh"):
         yield primitive(name, _one())
+    yield primitive("elu", _one(away, alpha=1.5))
+    yield primitive("elu_gradient", _gated(alpha=1.5))
+    for name in ("gelu_gradient", "gelu_tanh_gradient"):
+        yield primitive(name, _gated())
     for name in ("log", "sqrt"):
         yield primitive(name, _one(positive))
     yield primitive("log1p", _one(lambda rng, *s: positive(rng, *s, low=-0.5)))

@@ -11,6 +11,7 @@ import minidl
 from minidl import nn, optim
 from minidl.kernels.geometry import ConvGeometry
 from minidl.kernels.reference import conv as reference_conv
+from minidl.kernels.reference import elementwise as reference_elementwise
 from minidl.kernels.reference import indexing as reference_indexing
 from minidl.kernels.reference import normalization as reference_normalization
 from minidl.kernels.reference import recurrent as reference_recurrent
@@ -100,6 +101,14 @@ def test_recurrences(cupy, column, kind, dtype, reverse):
 def test_conv_relu_slope(cupy, column):
     y, g = drawn((4, 33, 17, 19), "float32"), drawn((4, 33, 17, 19), "float32", 1)
     near(column("elementwise").conv_relu_slope(*device(cupy, (g, y))), reference_conv.conv_relu_slope(g, y))
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_gradient", "gelu_tanh", "gelu_tanh_gradient"])
+@pytest.mark.parametrize("dtype", NEAR)
+def test_gelu(cupy, column, name, dtype):
+    g, x = (drawn((4, 33, 17, 19), dtype, seed, last=True) * np.asarray(3, dtype) for seed in range(2))
+    arrays = (g, x) if name.endswith("gradient") else (x,)
+    near(getattr(column("elementwise"), name)(*device(cupy, arrays)), getattr(reference_elementwise, name)(*arrays))
 
 
 def test_adding_at_places(cupy, column):

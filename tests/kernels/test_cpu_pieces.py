@@ -18,6 +18,7 @@ from minidl.kernels import table
 from minidl.kernels.arrays import LARGE
 from minidl.kernels.cpu import pieces, threads
 from minidl.kernels.reference import elementwise, reduction
+from minidl.ops import elementwise as ops
 
 KERNELS: list[tuple[Any, int, dict]] = [
     (np.add, 2, {}),
@@ -136,6 +137,54 @@ def test_compiled_loops_give_the_bits_of_the_reference(
     np.testing.assert_array_equal(np.signbit(got)[got == 0], np.signbit(expected)[got == 0])
 
 
+def _gradient(primitive: Any) -> Any:
+    """The rule of an elementwise primitive, as backward runs it on arrays that are not large."""
+    return primitive.rules[0].call
+
+
+@pytest.mark.parametrize(
+    ("loop", "kernel", "near"),
+    [
+        ("elu", elementwise.elu, 2e-7),
+        ("elu_gradient", elementwise.elu_gradient, 2e-7),
+        ("sigmoid", elementwise.sigmoid, 2e-7),
+        ("softplus", elementwise.softplus, 4e-7),
+        ("softplus_gradient", _gradient(ops.softplus), 2e-7),
+        ("sigmoid_gradient", _gradient(ops.sigmoid), 3e-7),
+        ("tanh_gradient", _gradient(ops.tanh), 3e-7),
+        ("silu", elementwise.silu, 3e-7),
+        ("silu_gradient", _gradient(ops.silu), 1e-6),
+        ("gelu", elementwise.gelu, 5e-7),
+        ("gelu_gradient", elementwise.gelu_gradient, 5e-7),
+        ("gelu_tanh", elementwise.gelu_tanh, 1e-6),
+        ("gelu_tanh_gradient", elementwise.gelu_tanh_gradient, 2e-6),
+    ],
+)
+def test_compiled_loops_of_smooth_functions(loop: str, kernel: Any, near: float) -> None:
+    """Near the reference in double precision: absolutely where the result is below 1, relative to it from there on."""
+    x = np.concatenate([np.linspace(-30, 30, 200_001), np.logspace(-38, 38, 2001), -np.logspace(-38, 38, 2001)])
+    x = (np.tanh(x / 10) if loop in ("sigmoid_gradient", "tanh_gradient") else x).astype("float32")
+    two, params = loop.endswith("_gradient"), {"alpha": 0.75} if loop.startswith("elu") else {}
+    g = np.random.default_rng(0).uniform(-1, 1, x.shape).astype("float32")
+    args, wide = ((g, x), (g.astype("float64"), x.astype("float64"))) if two else ((x,), (x.astype("float64"),))
+    with np.errstate(all="ignore"):
+        right = kernel(*wide, **params)
+    got = pieces.elementwise(kernel, args, params, loop)
+    assert got.dtype == x.dtype
+    np.testing.assert_allclose(got, right, near, near)
+    in_double = pieces.elementwise(kernel, wide, params, loop)  # the reference
+    np.testing.assert_array_equal(in_double, right)
+    ends = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], "float32")
+    if loop in ("sigmoid_gradient", "tanh_gradient"):
+        ends = ends[[0, 3, 4]]
+    args = (np.ones_like(ends), ends) if two else (ends,)
+    with np.errstate(all="ignore"):
+        right = kernel(*(a.astype("float64") for a in args), **params)
+    if loop == "silu_gradient":
+        right[1:3] = 1, 0  # the limits; the formula has an infinity times 0 there
+    np.testing.assert_allclose(pieces.elementwise(kernel, args, params, loop), right, near, 1e-30)
+
+
 def test_erf_of_single_precision_is_right_to_the_last_place() -> None:
     x = np.concatenate([np.linspace(-6, 6, 200_001), np.logspace(-40, 1, 20_001), -np.logspace(-40, 1, 20_001)])
     x = x.astype("float32")
@@ -196,7 +245,33 @@ def test_functions_of_rows_give_what_the_whole_gives(shape: tuple[int, ...], lay
     axis = data.draw(st.integers(0, len(shape) - 1))
     x = laid_out(np.random.default_rng(sum(shape)), shape, "float32", layout)
     for kernel in (reduction.softmax, reduction.log_softmax):
-        np.testing.assert_allclose(pieces.rows(kernel, x, axis=axis), kernel(x, axis=axis), 1e-6, 1e-7)
+        y = kernel(x, axis=axis)
+        np.testing.assert_allclose(pieces.rows(kernel, x, axis=axis), y, 1e-6, 1e-7)
+        back = {"softmax": reduction.softmax_gradient, "log_softmax": reduction.log_softmax_gradient}[kernel.__name__]
+        for g in (laid_out(np.random.default_rng(1), shape, "float32", layout), np.broadcast_to(np.float32(2), shape)):
+            got = pieces.rows(back, g, y, axis=axis)
+            np.testing.assert_allclose(got, back(g, y, axis=axis), 1e-6, 2e-6)
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 100, 5000])
+def test_softmax_of_rows_by_compiled_loops(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against double precision; rows with NaN and infinities, and numbers whose exponentials are infinite."""
+    monkeypatch.setattr(pieces, "SHARE", 1)
+    rng = np.random.default_rng(width)
+    x = (rng.standard_normal((40, width)) * 3 + rng.uniform(-500, 500, (40, 1))).astype("float32")
+    g = rng.standard_normal(x.shape, dtype="float32")
+    x[0, rng.integers(width)], x[1, rng.integers(width)], x[2] = np.nan, np.inf, -np.inf
+    x[3, rng.integers(width)] = -np.inf
+    for forward, backward in (
+        (reduction.softmax, reduction.softmax_gradient), (reduction.log_softmax, reduction.log_softmax_gradient),
+    ):  # fmt: skip
+        with np.errstate(all="ignore"):
+            right = forward(x.astype("float64"), axis=1)
+            # x - max is rounded, so a logarithm far from 0 is known to 6e-8 of itself
+            y = pieces.rows(forward, x, axis=1)
+        np.testing.assert_allclose(y, right, 4e-7, 4e-7)
+        back = backward(g[4:].astype("float64"), y[4:].astype("float64"), axis=1)
+        np.testing.assert_allclose(pieces.rows(backward, g[4:], y[4:], axis=1), back, 1e-5, 1e-5)
 
 
 def test_a_sum_has_the_same_bits_with_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,9 +326,9 @@ def test_gradients_of_large_arrays(last: bool) -> None:
     small = [minidl.Tensor(a.numpy()[:, :, :5].copy(order="K")).requires_grad_() for a in (x, y)]
     part = f(*small)
     part.sum().backward()
-    np.testing.assert_array_equal(z.numpy()[:, :, :5], part.numpy())
+    np.testing.assert_allclose(z.numpy()[:, :, :5], part.numpy(), 1e-6, 1e-6)  # sigmoid has a loop of its own
     for a, b in zip((x, y), small, strict=True):
-        np.testing.assert_allclose(a.grad.numpy()[:, :, :5], b.grad.numpy(), 1e-6, 1e-7)
+        np.testing.assert_allclose(a.grad.numpy()[:, :, :5], b.grad.numpy(), 1e-6, 1e-6)
         assert a.grad.numpy().strides == a.numpy().strides
 
 

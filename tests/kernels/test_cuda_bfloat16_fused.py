@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from minidl.checking import cuda_host
-from minidl.kernels.cuda import dropout, losses, normalization, optimizer
+from minidl.kernels.cuda import dropout, elementwise, losses, normalization, optimizer
+from minidl.kernels.reference import elementwise as reference_elementwise
 from minidl.kernels.reference import normalization as reference_normalization
 
 REASON = cuda_host.unavailable()
@@ -60,6 +61,13 @@ def test_elementwise(cupy):
     rounded(dropout.dropout(cupy.asarray(x), cupy.asarray(mask), scale=1.5), single(x)[0] * mask * np.float32(1.5))
     p, g = cupy.asarray(x), cupy.asarray(drawn(2, 3, 7, seed=2))
     assert optimizer.covers(p, g)
-    optimizer.sgd(p, g, None, decay=0.5, momentum=0, keep=1, nesterov=False, rate=0.25)
+    optimizer.sgd([(p, g, None)], [(1,)], decay=0.5, momentum=0, nesterov=False, rate=0.25)
     before, slope = single(x, g.get())
     rounded(p, before - (before * 0.5 + slope) * 0.25)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_gradient", "gelu_tanh", "gelu_tanh_gradient"])
+def test_gelu(cupy, name):
+    arrays = [drawn(2, 3, 7, seed=seed) for seed in range(1 + name.endswith("gradient"))]
+    result = getattr(elementwise, name)(*map(cupy.asarray, arrays))
+    rounded(result, getattr(reference_elementwise, name)(*single(*arrays)))

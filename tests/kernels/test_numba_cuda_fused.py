@@ -117,6 +117,17 @@ def conv_relu_slope(kind: str, dtype: str) -> None:
     near(elementwise.conv_relu_slope(g, y), reference.conv_relu_slope(g, y))
 
 
+@cases("gelu", "gelu_gradient", "gelu_tanh", "gelu_tanh_gradient")
+def gelu(name: str, dtype: str) -> None:
+    from minidl.kernels.numba_cuda import elementwise
+    from minidl.kernels.reference import elementwise as reference
+
+    _, x, g = drawn("planes", dtype)
+    x.flat[:6] = 0, -50, 50, np.inf, -np.inf, np.nan
+    arrays = (g, x) if name.endswith("gradient") else (x,)
+    near(getattr(elementwise, name)(*arrays), getattr(reference, name)(*arrays))
+
+
 @cases("random")
 def dropout(_: str, dtype: str) -> None:
     from minidl.kernels.numba_cuda import dropout as kernels
@@ -133,7 +144,7 @@ def dropout(_: str, dtype: str) -> None:
 
 @cases("Adam", "SGD", "momentum", "nesterov")
 def optimizer(kind: str, dtype: str) -> None:
-    from test_cuda_host_fused import ADAM, SGD, adam, sgd
+    from test_cuda_host_fused import ADAM, SGD, adam, sgd, take_adam, take_sgd
 
     from minidl.kernels.numba_cuda import optimizer as kernels
 
@@ -143,12 +154,12 @@ def optimizer(kind: str, dtype: str) -> None:
     assert kernels.covers(p, g, mean, square) and not kernels.covers(half, half)
     if kind == "Adam":
         expected = adam(p, g, mean, square, **ADAM)
-        kernels.adam(p, g, mean, square, **ADAM)
+        take_adam(kernels, p, g, mean, square)
         near((p, mean, square), expected)
         return
-    velocity, options = None if kind == "SGD" else mean, {**SGD, "nesterov": kind == "nesterov"}
-    expected = sgd(p, g, velocity, **options)
-    kernels.sgd(p, g, velocity, **options)
+    velocity, nesterov = None if kind == "SGD" else mean, kind == "nesterov"
+    expected = sgd(p, g, velocity, nesterov=nesterov, **SGD)
+    take_sgd(kernels, p, g, velocity, nesterov=nesterov)
     near((p, mean)[: len(expected)], expected)
 
 
@@ -263,6 +274,10 @@ def kernels_compute_in_the_type_of_their_arrays() -> None:
         (normalization.batch_norm_input_kernel, (three, three, one, one, one, one, one, three, number, s)),
         (elementwise.relu_slope_kernel, (three, three, three, three, s)),
         (elementwise.relu_slope_finish_kernel, (three, one)),
+        (elementwise.gelu_kernel, (one, one, number)),
+        (elementwise.gelu_gradient_kernel, (one, one, one, number, number)),
+        (elementwise.gelu_tanh_kernel, (one, one, number, number)),
+        (elementwise.gelu_tanh_gradient_kernel, (one, one, one, number, number, number)),
         (kernels.softmax_kernel, (three, three, r)),
         (kernels.log_softmax_kernel, (three, three, r)),
         (kernels.logsumexp_kernel, (three, one, r)),
@@ -279,8 +294,7 @@ def kernels_compute_in_the_type_of_their_arrays() -> None:
         (recurrent.conv_gru_state_backward_kernel, (two, two, two, two, two, two, two, two, *sizes)),
         (recurrent.conv_gru_gates_backward_kernel, (two, two, two, two, two, *sizes)),
         (optimizer.adam_kernel, (one,) * 4 + (number,) * 9),
-        (optimizer.sgd_kernel, (one, one, number, number)),
-        (optimizer.sgd_momentum_kernel, (one, one, one, number, number, number, int32, number)),
+        (optimizer.sgd_kernel, (one, one, one, number, number, number, number, int32)),
         (dropout.dropout_mask_kernel, (mask, uint64, uint64)),
         (dropout.dropout_kernel, (one, mask, one, number)),
         (indexing.add_runs_kernel, (target, target, one, one)),
