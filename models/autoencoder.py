@@ -29,8 +29,9 @@ class MLPAutoencoder(nn.Module):
     def __init__(self, shape: Sequence[int] = (1, 8, 8), hidden: Sequence[int] = (256, 128), code: int = 2):
         super().__init__()
         sizes = [prod(shape), *hidden, code]
-        self.encoder = nn.Sequential(nn.Flatten(), *_dense(sizes))
-        self.decoder = nn.Sequential(*_dense(sizes[::-1]), nn.Sigmoid(), nn.Unflatten(1, tuple(shape)))
+        self.encoder = nn.Sequential({"0": nn.Flatten(), **_dense(sizes, 1, None)})
+        unflatten = nn.Unflatten(1, tuple(shape))
+        self.decoder = nn.Sequential({**_dense(sizes[::-1], 0, "sigmoid"), f"{2 * len(sizes) - 2}": unflatten})
 
     def encode(self, image: Any) -> Any:
         """(N, C, H, W) -> (N, code)"""
@@ -48,12 +49,16 @@ class MLPAutoencoder(nn.Module):
         return self.encoder[1].weight.reshape(-1, *self.decoder[-1].unflattened_size)
 
 
-def _dense(sizes: Sequence[int]) -> list[nn.Module]:
-    """Linear layers from each size to the next, tanh between them and none after the last."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
-    return layers[:-1]
+def _dense(sizes: Sequence[int], first: int, last: Literal["sigmoid"] | None) -> dict[str, nn.Module]:
+    """Linear layers from each size to the next, with tanh; the last one's activation is `last`.
+
+    They are named from `first` on, as if the activations were layers between them, as in files saved when they were.
+    """
+    pairs = list(pairwise(sizes))
+    return {
+        f"{first + 2 * i}": nn.Linear(*pair, activation="tanh" if i < len(pairs) - 1 else last)
+        for i, pair in enumerate(pairs)
+    }
 
 
 class ConvAutoencoder(nn.Module):

@@ -191,10 +191,10 @@ class MLPVAE(VAE):
         size = prod(shape)
         image = lambda: nn.Sequential(nn.Linear(hidden, size), nn.Unflatten(1, self.shape))
         with nn.init.skip():
-            self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(size, hidden), activation())
+            self.encoder = nn.Sequential(nn.Flatten(), *_dense(size, hidden, activation))
             self.mean = nn.Linear(hidden, latent)
             self.logvar = nn.Linear(hidden, latent)
-            self.decoder = nn.Sequential(nn.Linear(latent, hidden), activation())
+            self.decoder = nn.Sequential(*_dense(latent, hidden, activation))
             self.pixels = image()
             self.pixels_logvar = image() if likelihood == "gaussian" else None
         start(self, weights)
@@ -206,6 +206,15 @@ class MLPVAE(VAE):
                 nn.init.normal_(layer.weight, std=0.01)
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
+
+
+FUSED: dict[Any, Any] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
+
+
+def _dense(inputs: int, outputs: int, activation: Callable[[], nn.Module]) -> list[nn.Module]:
+    """A linear layer and the activation: one operation, if there is one that does both."""
+    kind = FUSED.get(activation)
+    return [nn.Linear(inputs, outputs, activation=kind), *([] if kind else [activation()])]
 
 
 class ConvVAE(VAE):
@@ -231,14 +240,14 @@ class ConvVAE(VAE):
             )
         maps = (channels[-1], height // scale, width // scale)
         with nn.init.skip():
-            unpack: list[nn.Module] = [nn.Linear(latent, prod(maps)), nn.ReLU(), nn.Unflatten(1, maps)]
-            # layers are named as if ReLU were one after each convolution, as in files saved when it was
+            # layers are named as if ReLU were one after each convolution or product, as in files saved when it was
+            unpack = {"0": nn.Linear(latent, prod(maps), activation="relu"), "2": nn.Unflatten(1, maps)}
             down = {f"{2 * i}": _halve(*sizes) for i, sizes in enumerate(pairwise([depth, *channels]))}
             up = {f"{2 * i + 3}": _double(*sizes, "relu") for i, sizes in enumerate(pairwise(channels[::-1]))}
             self.encoder = nn.Sequential({**down, "flatten": nn.Flatten()})
             self.mean = nn.Linear(prod(maps), latent)
             self.logvar = nn.Linear(prod(maps), latent)
-            self.decoder = nn.Sequential({**{str(i): layer for i, layer in enumerate(unpack)}, **up})
+            self.decoder = nn.Sequential({**unpack, **up})
             self.pixels = _double(channels[0], depth)
             self.pixels_logvar = _double(channels[0], depth) if likelihood == "gaussian" else None
         start(self, weights)

@@ -7,12 +7,18 @@ import numpy as np
 
 from ..reference import linalg as reference
 from . import threads
+from .address import address
 
 Array = np.ndarray
 
-SMALL = 2**20  # multiply-adds up to which NumPy computes: the call alone of a compiled loop takes 7 us
+SMALL = 2**21  # multiply-adds up to which NumPy computes: the call alone of a compiled loop takes 7 us
 SHARE = 2**20  # multiply-adds for each thread that make it worth waking the others
 FEW = 4  # rows, columns or terms: BLAS's products of a matrix with a vector are as fast as memory
+SLOPES = 2**15  # elements from which on a compiled loop is faster than the passes of NumPy
+# elements for each thread that make it worth waking the others: 20 us of work
+ACTIVATIONS = {"relu": 2**18, "tanh": 2**15, "sigmoid": 2**15}
+PER_SLOPE = 2**15
+KINDS = {"relu": 0, "tanh": 1, "sigmoid": 2}  # numbers in activation_loops.py
 TYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -39,6 +45,34 @@ def linear(x: Array, w: Array, b: Array | None) -> Array:
         return reference.linear(x, w, b)
     y = _multiply(x.reshape(-1, x.shape[-1]), w.T, b)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], w.shape[0])
+
+
+def linear_activated(x: Array, w: Array, b: Array | None, *, activation: str) -> Array:
+    work = x.size * w.shape[0]
+    if work <= SMALL or x.dtype != np.float32 or not _covered(x, w, x if b is None else b):
+        return reference.linear_activated(x, w, b, activation=activation, product=linear)
+    from . import activation_loops as loops
+
+    y = linear(x, w, b)
+    with threads.region(y.size, ACTIVATIONS[activation]) as workers:
+        loops.activate(workers, y.reshape(-1), KINDS[activation])
+    return y
+
+
+def linear_activated_slope(g: Array, y: Array, *, activation: str) -> tuple[Array, Array]:
+    if y.size < SLOPES or not _covered(g, y):
+        return reference.linear_activated_slope(g, y, activation=activation)
+    from . import activation_loops as loops
+
+    g, y, columns = np.ascontiguousarray(g), np.ascontiguousarray(y), y.shape[-1]
+    gz = np.empty(y.shape, y.dtype)
+    with threads.region(y.size, PER_SLOPE) as workers:
+        sums, parts = np.empty((workers, columns), y.dtype), np.empty((workers, columns))
+        loops.slopes(
+            workers, y.dtype.type(0), address(g), address(y), address(gz), y.size // columns, columns, sums, parts,
+            KINDS[activation],
+        )  # fmt: skip
+    return gz, parts.sum(0).astype(y.dtype)
 
 
 def linear_weight(g: Array, x: Array) -> Array:

@@ -1,65 +1,81 @@
-"""Steps of optimizers on large parameters, by compiled kernels (optimizer_loops.py)."""
+"""Steps of optimizers by compiled kernels (optimizer_loops.py): all parameters in one pass, divided among the threads
+as if they were one."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from . import threads
+from .address import address
 
 Array = np.ndarray
 
-LARGE = 2**18  # elements; smaller parameters are NumPy's, and nobody waits for a compiler because of them
+LARGE = 2**18  # elements of all parameters; for fewer nobody waits for a compiler
+SMALL = 2**12  # the same where Numba is at work already
 SHARE = 2**16
+TYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def worth(elements: int) -> bool:
+    """Whether a kernel pays for parameters of so many elements in all; NumPy's steps have the same bits."""
+    return threads.usable() and elements >= (SMALL if "numba" in sys.modules else LARGE)
 
 
 def covers(*arrays: Any) -> bool:
-    """Whether a kernel can take these (None: nothing there): large, of one type, lying in one order without gaps."""
+    """Whether a kernel can take these (None: nothing there): of one type, lying in one order without gaps."""
     p = arrays[0]
-    if not isinstance(p, Array) or p.size < LARGE or p.dtype not in (np.float32, np.float64) or not threads.usable():
+    dtype, strides = p.dtype, p.strides
+    if dtype not in TYPES or not p.flags.writeable:  # NumPy says that it is read-only
         return False
-    given = [a for a in arrays if a is not None]
-    dense = all(a.dtype == p.dtype and a.strides == p.strides and a.flags.aligned for a in given)
-    return dense and p.transpose(_order(p)).flags.c_contiguous
+    for a in arrays:
+        if a is not None and not (a.dtype == dtype and a.strides == strides and a.flags.aligned):
+            return False
+    return p.flags.forc or p.transpose(sorted(range(p.ndim), key=lambda axis: -strides[axis])).flags.c_contiguous
 
 
 def adam(
-    p: Array, g: Array, mean: Array, square: Array, *, shrink: float, decay: float, betas: tuple[float, float],
-    eps: float, root: float, rate: float,
+    tensors: Sequence[tuple[Array, Array, Array, Array]], numbers: Sequence[tuple[float, float]], *, shrink: float,
+    decay: float, betas: tuple[float, float], eps: float,
 ) -> None:  # fmt: skip
-    """p and the averages after a step, in place. The keywords are those of optimizer_loops.adam."""
+    """Parameters and their averages after a step, in place.
+
+    tensors: (p, g, mean, square) of each parameter, numbers: its (root, rate); all of one type. optimizer_loops.adam
+    says what the numbers are.
+    """
     from .optimizer_loops import adam
 
-    (b1, b2), number = betas, p.dtype.type
-    numbers = map(number, (shrink, decay, b1, 1 - b1, b2, 1 - b2, eps, root, rate))
-    with threads.region(p.size, SHARE):
-        adam(threads.count(), _flat(p), _read(g), _flat(mean), _flat(square), *numbers)
+    b1, b2 = betas
+    _run(adam, tensors, numbers, (shrink, decay, b1, 1 - b1, b2, 1 - b2, eps))
 
 
 def sgd(
-    p: Array, g: Array, velocity: Array | None, *, decay: float, momentum: float, keep: float, nesterov: bool,
-    rate: float,
+    tensors: Sequence[tuple[Array, Array, Array | None]], numbers: Sequence[tuple[float]], *, decay: float,
+    momentum: float, nesterov: bool, rate: float,
 ) -> None:  # fmt: skip
-    """p and its velocity (None: there is no momentum) after a step, in place."""
+    """Parameters and their velocities after a step, in place.
+
+    tensors: (p, g, velocity) of each parameter, None where there is no momentum; numbers: its (keep,).
+    """
     from .optimizer_loops import sgd
 
-    number = p.dtype.type
-    moving = np.empty(0, p.dtype) if velocity is None else _flat(velocity)
-    with threads.region(p.size, SHARE):
-        sgd(threads.count(), _flat(p), _read(g), moving, *map(number, (decay, momentum, keep)), nesterov, number(rate))
+    _run(sgd, tensors, numbers, (decay, momentum, rate), nesterov)
 
 
-def _order(a: Array) -> list[int]:
-    return sorted(range(a.ndim), key=lambda axis: -a.strides[axis])
-
-
-def _flat(a: Array) -> Array:
-    return a.transpose(_order(a)).reshape(-1)
-
-
-def _read(a: Array) -> Array:
-    """Flat and read-only: one type to compile for."""
-    flat = _flat(a).view()
-    flat.flags.writeable = False
-    return flat
+def _run(kernel: Any, tensors: Sequence[tuple], numbers: Sequence[tuple], constants: tuple, *flags: bool) -> None:
+    """kernel(threads, like, table, numbers, *constants, *flags). table: for each tensor how many elements come before
+    it, how many it has, and its arrays' addresses."""
+    number = tensors[0][0].dtype.type
+    table, before = [], 0
+    for arrays in tensors:
+        size = arrays[0].size
+        table.append((before, size, *[0 if a is None else address(a) for a in arrays]))
+        before += size
+    with threads.region(before, SHARE) as workers:
+        kernel(
+            workers, number(0), np.array(table, np.int64), np.array(numbers, number), *map(number, constants),
+            *flags,
+        )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .address import address
 from .product_loops import GROUP, TILES, UNIT, product
 from .vector import BYTES, PANEL
 
@@ -48,7 +49,7 @@ def multiply(a: Array, b: Array, bias: Array | None = None, workers: int = 1) ->
     memory = np.empty(space, np.uint8)
     if bias is not None:
         bias = np.require(bias, requirements=["C", "A"])
-    product(workers, out, memory, numbers, a.ctypes.data, b.ctypes.data, 0 if bias is None else bias.ctypes.data)
+    product(workers, out, memory, numbers, address(a), address(b), 0 if bias is None else address(bias))
     return out if a.ndim == 3 else out[0]
 
 

@@ -173,29 +173,37 @@ def start_threads() -> None:
 
 def count() -> int:
     """Threads that the calling thread may use now: inside of `region` those that it allows, in a task of `share` 1."""
-    number = min(get_num_threads(), getattr(_here, "most", most()))
-    if numba := _numba():  # the user may have given it a number of its own
+    number = get_num_threads()
+    if number > 1:
+        number = min(number, getattr(_here, "most", number))
+    if number > 1 and (numba := _numba()):  # the user may have given it a number of its own
         number = min(number, numba.get_num_threads())
-    return max(1, number)
+    return number
 
 
 def worth(work: int, share: int) -> int:
     """Threads for some work: one for each `share` of it, as far as there are any."""
-    return max(1, min(count(), work // share))
+    return 1 if work < 2 * share else min(count(), work // share)
 
 
 # ---- threads of compiled kernels
-@contextmanager
-def region(work: int, share: int) -> Iterator[None]:
-    """Inside the block `count()` is one thread for each `share` of the work, as far as there are any: what compiled
-    kernels are called with. One thread wakes no other.
+class region:
+    """Context in which `count()` is one thread for each `share` of the work, as far as there are any: what compiled
+    kernels are called with. One thread wakes no other. It gives that number: `with region(…) as workers`.
     """
-    start_threads()
-    before, _here.most = getattr(_here, "most", most()), worth(work, share)
-    try:
-        yield
-    finally:
-        _here.most = before
+
+    def __init__(self, work: int, share: int):
+        self.work = work
+        self.share = share
+
+    def __enter__(self) -> int:
+        start_threads()
+        self.before = getattr(_here, "most", most())
+        _here.most = workers = worth(self.work, self.share)
+        return workers
+
+    def __exit__(self, *_: Any) -> None:
+        _here.most = self.before
 
 
 def _watch_forks() -> None:
@@ -285,6 +293,7 @@ class _BLAS:
         self._lock = threading.Lock()
         self._inside: list[int] = []  # the limits of the blocks that are being executed
         self._before: list[tuple[Any, int]] = []
+        self._now = 0  # what they are set to
         self._found: tuple[bool, list[Any]] | None = None
 
     def libraries(self) -> list[Any]:
@@ -302,21 +311,33 @@ class _BLAS:
                 library.set_num_threads(number)
 
     def enter(self, number: int) -> None:
+        # to ask a library takes a microsecond, so each is asked once
         with self._lock:
             if not self._inside:
                 self._before = [(library, library.get_num_threads()) for library in self.libraries()]
+                self._now = number
+                for library, old in self._before:
+                    if old != number:
+                        library.set_num_threads(number)
             self._inside.append(number)
-            self.set(min(self._inside))
+            self._agree()
 
     def leave(self, number: int) -> None:
         with self._lock:
             self._inside.remove(number)
             if self._inside:
-                self.set(min(self._inside))
+                self._agree()
                 return
             for library, old in self._before:
-                if library.get_num_threads() != old:
+                if old != self._now:
                     library.set_num_threads(old)
+
+    def _agree(self) -> None:
+        """On the smallest number."""
+        least = min(self._inside)
+        if least != self._now:
+            self._now = least
+            self.set(least)
 
 
 blas = _BLAS()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numba import cuda
 
-from ..arrays import Array
+from ..arrays import Array, namespace
 from ..cuda import optimizer as launchers
 from .launch import device_of, elementwise, thread_index
 
@@ -34,8 +35,8 @@ def adam_kernel(p, g, mean, square, shrink, decay, beta1, rest1, beta2, rest2, e
 
 
 @cuda.jit
-def sgd_kernel(p, g, decay, rate):
-    """Gradient descent without momentum."""
+def sgd_kernel(p, g, velocity, decay, momentum, keep, rate, nesterov):
+    """Gradient descent. Without momentum the velocity is empty; keep: how much of the gradient enters it."""
     i = thread_index()
     if i >= p.size:
         return
@@ -43,22 +44,16 @@ def sgd_kernel(p, g, decay, rate):
     slope = g[i]
     if decay != 0:
         slope = x * decay + slope
+    if velocity.size:
+        v = velocity[i] * momentum + slope * keep
+        velocity[i] = v
+        slope = v * momentum + slope if nesterov else v
     p[i] = x - slope * rate
 
 
-@cuda.jit
-def sgd_momentum_kernel(p, g, velocity, decay, momentum, keep, nesterov, rate):
-    """With momentum; keep: how much of the gradient enters the velocity."""
-    i = thread_index()
-    if i >= p.size:
-        return
-    x = p[i]
-    slope = g[i]
-    if decay != 0:
-        slope = x * decay + slope
-    v = velocity[i] * momentum + slope * keep
-    velocity[i] = v
-    p[i] = x - (v * momentum + slope if nesterov else v) * rate
+def worth(elements: int) -> bool:
+    """Whether a kernel pays for parameters of so many elements in all: always."""
+    return True
 
 
 def covers(p: Any, g: Any, *state: Any) -> bool:
@@ -67,28 +62,35 @@ def covers(p: Any, g: Any, *state: Any) -> bool:
 
 
 def adam(
-    p: Array, g: Array, mean: Array, square: Array, *, shrink: float, decay: float, betas: tuple[float, float],
-    eps: float, root: float, rate: float,
+    tensors: Sequence[tuple[Array, Array, Array, Array]], numbers: Sequence[tuple[float, float]], *, shrink: float,
+    decay: float, betas: tuple[float, float], eps: float,
 ) -> None:  # fmt: skip
-    """p and the averages after a step, in place; the kernel says what the numbers are."""
+    """Parameters and their averages after a step, in place, one after the other (../cuda has one launch for all).
+
+    tensors: (p, g, mean, square) of each parameter, numbers: its (root, rate); the kernel says what they are.
+    """
     b1, b2 = betas
-    _step(adam_kernel, (p, g, mean, square), shrink, decay, b1, 1 - b1, b2, 1 - b2, eps, root, rate)
+    for arrays, (root, rate) in zip(tensors, numbers, strict=True):
+        _step(adam_kernel, arrays, shrink, decay, b1, 1 - b1, b2, 1 - b2, eps, root, rate)
 
 
 def sgd(
-    p: Array, g: Array, velocity: Array | None, *, decay: float, momentum: float, keep: float, nesterov: bool,
-    rate: float,
+    tensors: Sequence[tuple[Array, Array, Array | None]], numbers: Sequence[tuple[float]], *, decay: float,
+    momentum: float, nesterov: bool, rate: float,
 ) -> None:  # fmt: skip
-    """p and its velocity (None: there is no momentum) after a step, in place."""
-    if velocity is None:
-        _step(sgd_kernel, (p, g), decay, rate)
-    else:
-        _step(sgd_momentum_kernel, (p, g, velocity), decay, momentum, keep, np.int32(nesterov), rate)
+    """Parameters and their velocities after a step, in place.
+
+    tensors: (p, g, velocity) of each parameter, None where there is no momentum; numbers: its (keep,).
+    """
+    for (p, g, velocity), (keep,) in zip(tensors, numbers, strict=True):
+        moving = namespace(p).empty(0, p.dtype) if velocity is None else velocity
+        _step(sgd_kernel, (p, g, moving), decay, momentum, keep, rate, np.int32(nesterov))
 
 
-def _step(kernel: Any, arrays: tuple[Array, ...], *numbers: Any) -> None:
+def _step(kernel: Any, arrays: Sequence[Array], *numbers: Any) -> None:
     p = arrays[0]
     with device_of("step", p=p):
         given = [n if isinstance(n, np.generic) else p.dtype.type(n) for n in numbers]
         if p.size:
-            elementwise(kernel, p.size, *(a.reshape(-1) for a in launchers.in_order_of(p, arrays)), *given)
+            lying = [a.reshape(-1) for a in launchers.in_order_of(p, arrays)]
+            elementwise(kernel, p.size, *lying, *given)

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 
+import numpy as np
+
 from ..arrays import Array
+from .elementwise import positive_part, sigmoid
+from .reduction import total
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -19,6 +23,25 @@ def linear(x: Array, w: Array, b: Array | None) -> Array:
     if b is not None:
         y += b
     return y
+
+
+def linear_activated(
+    x: Array, w: Array, b: Array | None, *, activation: str, product: Callable[..., Array] = linear
+) -> Array:
+    """The activation ("relu", "tanh" or "sigmoid") of `linear`."""
+    y = product(x, w, b)
+    if activation == "relu":
+        return np.maximum(y, 0, out=y)
+    return np.tanh(y, out=y) if activation == "tanh" else sigmoid(y)
+
+
+def linear_activated_slope(g: Array, y: Array, *, activation: str) -> tuple[Array, Array]:
+    """g (..., out) times the activation's derivative where its result is y, and the sum of that over rows: (out,)."""
+    if activation == "relu":
+        gz = positive_part(g, y)
+    else:
+        gz = g * (1 - y * y if activation == "tanh" else y * (1 - y))
+    return gz, total(gz, tuple(range(g.ndim - 1)))
 
 
 def linear_weight(g: Array, x: Array) -> Array:

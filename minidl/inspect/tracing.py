@@ -62,6 +62,7 @@ _PRODUCTS: dict[str, Callable[..., Work]] = {
     "conv_relu": _conv_finished,
     "conv_weight": lambda x, y, *, geometry: (geometry.w_shape, geometry.multiply_adds),
     "linear": _linear,
+    "linear_activated": lambda x, w, b, **activation: _linear(x, w, b),
     "linear_weight": _linear_weight,
     "matmul": _matmul,
     "contract": _contract,

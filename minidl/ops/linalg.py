@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..core.backward import Fused
 from ..core.graph import Node
 from ..core.primitive import Primitive
-from .elementwise import sum_to
+from .elementwise import relu, sigmoid, sum_to, tanh
 from .reduction import sum
 from .shape import transpose
 
@@ -33,6 +34,26 @@ linear = Primitive(
     lambda g, x: linear_weight(g, x),
     lambda g: sum(g, axis=tuple(range(g.ndim - 1)), keepdims=False),
 )
+
+
+def _plain_activated(x: Any, w: Any, b: Any, *, activation: str) -> Any:
+    return _ACTIVATIONS[activation](linear(x, w, b))
+
+
+def _activated_backward(g: Any, x: Any, w: Any, y: Any, *, needs: list[bool], activation: str) -> list[Any]:
+    g, gb = linear_activated_slope(g, y, activation=activation)
+    return [
+        linear(g, _swap(w), None) if needs[0] else None,
+        linear_weight(g, x) if needs[1] else None,
+        gb if needs[2] else None,
+    ]
+
+
+_ACTIVATIONS = {"relu": relu, "tanh": tanh, "sigmoid": sigmoid}
+# the activation applied where the results of `linear` are still in cache; one pass over the gradient multiplies it with
+# the derivative and sums up the bias's
+linear_activated_slope = Primitive("linear_activated_slope(g, y) -> gz, gb", None, None)
+linear_activated = Fused("linear_activated(x, w, b) -> y", plain=_plain_activated, backward=_activated_backward)
 linear_weight = Primitive(
     "linear_weight(y, x) -> w",
     lambda g, x: linear(x, g, None),

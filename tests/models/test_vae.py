@@ -50,7 +50,10 @@ def test_published_number_of_parameters(latent, count):
 def test_number_of_parameters_of_pytorchs_example():
     model = MLPVAE(hidden=400, latent=20, activation=nn.ReLU)
     assert parameters(model) == 652_824
-    assert isinstance(model.encoder[2], nn.ReLU) and isinstance(model.decoder[1], nn.ReLU)
+    assert model.encoder[1].activation == model.decoder[0].activation == "relu"
+    odd = MLPVAE(hidden=400, latent=20, activation=nn.SiLU)
+    assert isinstance(odd.encoder[2], nn.SiLU) and isinstance(odd.decoder[1], nn.SiLU)
+    assert odd.state_dict().keys() == model.state_dict().keys()
 
 
 def test_number_of_parameters_of_the_convolutional_net():

@@ -69,6 +69,9 @@ def _product_on_device(name: str, size: int) -> Work:
     """float32, or the type whose bits the precision leaves, where the library has it."""
     lib = library(name)
     a, b = (lib.tensor(random(size, size, seed=i)) for i in (0, 1))
+    low = devices.LOW.get(devices.now.precision)
+    if low is not None:
+        a, b = (x.to(getattr(lib.dl, low)) for x in (a, b))
     if name == "minidl":
         return Work(lambda: _nothing(a.data @ b.data), flops=2.0 * size**3)
     if devices.now.precision == "medium":
