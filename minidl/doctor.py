@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .core.cuda import INSTALL, driver_found
+from .kernels.cuda import tuner
+from .kernels.cuda.tuner import cache_home
 
 Level = Literal["fine", "note", "problem"]
 MARKS: dict[Level, str] = {"fine": " ", "note": "!", "problem": "x"}
 STYLES: dict[Level, str] = {"fine": "", "note": "yellow", "problem": "bold red"}
-OLD_CACHE = re.compile(r"cpu-[0-9a-f]{16}")
+OLD_CACHE = re.compile(r"(cpu|cuda)-[0-9a-f]{16}")
 CORE = ("numpy", "scipy", "numba", "llvmlite", "threadpoolctl", "rich", "tyro")
 MODULES = {"pillow": "PIL", "scikit-learn": "sklearn"}  # distribution -> what is imported, where they differ
 LITTLE_MEMORY = 2 * 2**30  # bytes; C3D's training step takes about as much
@@ -347,24 +349,18 @@ def _cache() -> Findings:
         yield Finding(section, "other versions", value, "note", "minidl doctor --clean removes them")
 
 
-def cache_home() -> Path:
-    """The folder in which each version of the kernels has one of its own."""
-    home = os.environ.get("MINIDL_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "minidl")
-    return Path(home).expanduser()
-
-
 def old_caches() -> list[Path]:
     """The folders of other versions of the kernels, of Python, or of Numba, which nobody may need any more."""
     from .kernels.cpu.compile import cache_directory
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # _cache tells
-        current = cache_directory()
+        current = cache_directory(), tuner.home()
     try:
         found = sorted(cache_home().iterdir())
     except OSError:
         return []
-    return [p for p in found if OLD_CACHE.fullmatch(p.name) and p != current and p.is_dir() and not p.is_symlink()]
+    return [p for p in found if OLD_CACHE.fullmatch(p.name) and p not in current and p.is_dir() and not p.is_symlink()]
 
 
 def remove_old_caches() -> list[Path]:
@@ -448,12 +444,32 @@ def _gpu() -> Findings:
                 yield Finding(section, f"device {i}", value, "note", advice)
             else:
                 yield Finding(section, f"device {i}", value)
+        yield from _choices(section)
     elif driver:
         advice = "nvidia-smi says more; the driver may be older than CuPy's CUDA, the container without --gpus all"
         value = f"none can be used: {seen.get('error', 'the driver sees none')}"
         yield Finding(section, "devices", value, "problem", advice)
     else:
         yield Finding(section, "devices", "none, and no driver")
+
+
+def _choices(section: str) -> Findings:
+    """What `minidl warmup --tune` and `set_autotune` have measured, for each kind of device."""
+    name, home = "choices of kernels", tuner.home()
+    try:
+        folders = [folder for folder in sorted(home.iterdir()) if folder.is_dir()]
+    except OSError:
+        folders = []
+    for folder in folders:
+        yield Finding(section, name, f"{len([*folder.glob('*.json')])} measured, in {folder}")
+    if not folders:
+        yield Finding(section, name, "by a model, none was measured: minidl warmup --device cuda --tune does it")
+    try:
+        mode = tuner.get_autotune()
+    except ValueError as error:
+        yield Finding(section, "autotune", str(error), "problem", "set MINIDL_AUTOTUNE to one of these, or remove it")
+    else:
+        yield Finding(section, "autotune", mode)
 
 
 def _driver(section: str, seen: Mapping[str, Any]) -> Findings:

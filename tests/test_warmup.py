@@ -64,7 +64,7 @@ def test_what_was_done_is_said(capsys, monkeypatch):
     pytest.importorskip("sklearn", reason="the autoencoder's recipe trains on scikit-learn's digits")
     asked = []
     step = warmup.first_step
-    monkeypatch.setattr(warmup, "first_step", lambda name: asked.append(name) or step(name))
+    monkeypatch.setattr(warmup, "first_step", lambda name, device: asked.append(name) or step(name, device))
     assert warmup.run(["ae", "ae"]) == 0
     out = capsys.readouterr().out
     assert asked == ["ae"] and re.search(r"^ae +first step \d+\.\d\d s, ", out)

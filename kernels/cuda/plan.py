@@ -3,12 +3,12 @@
 A plan says which kernel (its compile-time sizes are an `Instance`), how many blocks of how many threads, how much
 shared memory and workspace, and holds the kernel's arguments. Nothing here needs CuPy or a device.
 
-The choice rests on a model of the device (blocks in waves over the multiprocessors), not on measurements.
+The choice rests on a model of the device: how fast a multiprocessor multiplies, reads shared memory, and is fed. The
+model was made from published rates, not from measurements; tuner.py measures `options` and may choose another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import product
@@ -26,9 +26,20 @@ MOST_PHASES = 1024  # of a convolution; each launch has PHASES of them
 MOST_BLOCKS = 2**16 - 1  # on the grid's third axis
 LEAST_STEPS = 8  # of a split: fewer are not worth the second pass over the result
 MOST_SPLITS = 64
+SPLITS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)  # that are considered
 LONGEST_SUM = 2**14  # positions that one split of a weight's gradient adds up: rounding errors grow with them
 LARGEST_WORKSPACE = 2**28  # bytes of the sums of all splits
 SIZES = {"float": 4, "double": 8, "Half": 2, "Bfloat16": 2}
+
+# The model: what one multiprocessor of compute capability 9.0 does in a cycle; elsewhere the relations are alike.
+# Multiply-adds with fused ones, and with mma.sync (which reaches 0.62 of what wgmma does)
+MULTIPLY_ADDS = {"FMA float": 110, "FMA double": 55, "TF32": 640, "TF32X3": 180, "F16": 1280, "BF16": 1280}
+SHARED_BYTES = 128  # read from or written to shared memory
+CACHE_BYTES = 24  # from the second-level cache
+MEMORY_BYTES = 12  # from or to the device's memory
+FIRST = 1500  # cycles until the first parts of a block are there
+FINISH = 4000  # cycles of one more kernel, which adds the splits
+CLOCK = 1.7e9  # cycles in a second
 
 
 @dataclass(frozen=True)
@@ -65,30 +76,38 @@ TILES: dict[tuple[str, str], tuple[Tile, ...]] = {
     ("gather", "FMA float"): (
         Tile(128, 128, 4, 2, 64, 4, 2),
         Tile(128, 64, 4, 1, 64, 4, 2),
-        Tile(64, 64, 2, 2, 64, 4),
-        Tile(128, 16, 4, 1, 64, 4),
+        Tile(64, 64, 2, 2, 64, 4, 3),
+        Tile(128, 16, 4, 1, 64, 4, 3),
     ),
     ("gather", "FMA double"): (Tile(64, 64, 2, 2, 64, 4), Tile(64, 16, 2, 1, 64, 4)),
-    ("gather", "tensor"): (
+    ("gather", "tensor"): (  # warps of 64 x 64 read shared memory least often for what they multiply
+        Tile(256, 128, 4, 2, 64, 4),
+        Tile(128, 256, 2, 4, 64, 4),
+        Tile(128, 128, 2, 2, 64, 4, 2),
+        Tile(256, 64, 4, 1, 64, 4, 2),
         Tile(128, 128, 2, 4, 64, 4, 2),
         Tile(128, 64, 4, 2, 128, 3, 2),
-        Tile(64, 64, 2, 2, 128, 3),
-        Tile(128, 16, 4, 1, 128, 3),
+        Tile(64, 64, 2, 2, 128, 3, 3),
+        Tile(128, 16, 4, 1, 128, 3, 3),
     ),
     ("weight", "FMA float"): (
         Tile(128, 128, 4, 2, 64, 3, 2),
-        Tile(64, 128, 2, 2, 64, 3),
-        Tile(16, 128, 1, 4, 64, 3),
+        Tile(64, 128, 2, 2, 64, 3, 2),
+        Tile(16, 128, 1, 4, 64, 3, 3),
     ),
     ("weight", "FMA double"): (Tile(64, 64, 2, 2, 64, 3), Tile(16, 64, 1, 2, 64, 3)),
     ("weight", "tensor"): (
+        Tile(128, 256, 2, 4, 64, 4),
+        Tile(256, 128, 4, 2, 64, 4),
+        Tile(128, 128, 2, 2, 64, 4, 2),
+        Tile(64, 256, 1, 4, 64, 4, 2),
         Tile(128, 128, 2, 4, 64, 4, 2),
-        Tile(64, 128, 2, 2, 64, 4),
-        Tile(16, 128, 1, 4, 64, 4),
+        Tile(64, 128, 2, 2, 64, 4, 2),
+        Tile(16, 128, 1, 4, 64, 4, 3),
     ),
 }
-for _kind in ("gather", "weight"):  # 3xTF32 has twice the fragments: one block has all registers
-    TILES[_kind, "TF32X3"] = (Tile(128, 128, 2, 4, 64, 4), *TILES[_kind, "tensor"][1:])
+for _kind in ("gather", "weight"):  # 3xTF32 has twice the fragments: smaller warps, and one block has all registers
+    TILES[_kind, "TF32X3"] = (Tile(128, 128, 2, 4, 64, 4), *TILES[_kind, "tensor"][5:])
 
 
 def family(math: str, storage: str) -> str:
@@ -287,41 +306,89 @@ def tiles(kind: str, math: str, storage: str, vector: int) -> tuple[Tile, ...]:
     every = TILES[kind, family(math, storage)]
     if vector == 16:
         return every
-    return (replace(every[1] if len(every) > 2 else every[0], least_blocks=1),)
+    return (replace(next(t for t in every if t.m * t.n <= 128 * 64), least_blocks=1),)
 
 
-def _choose(
-    instance: Instance,
-    sizes: Sequence[tuple[int, int]],
-    repeats: int,
-    depth: int,
-    least: int,
-    limit: int,
-    device: Device,
-) -> tuple[Instance, int, int]:
-    """The instance with the tile that should be fastest for products of these (rows, columns), each `repeats` times,
-    its steps along a k of `depth` elements, and into how many splits (from `least` to `limit`) these are cut.
+@dataclass(frozen=True)
+class Option:
+    """One way to compute a product: its tile, how many splits, and the cycles that the model expects it to take."""
 
-    Splits fill a device that has room for more blocks than there are, but have LEAST_STEPS or more each. Blocks run in
-    waves, least_blocks of the tile on each multiprocessor; a wave lasts as long as these have elements and steps. A
-    small tile reads more bytes for each product; time is taken to grow with the square root of that.
-    """
+    tile: Tile
+    splits: int
+    cycles: float
 
-    def size_up(tile: Tile) -> tuple[float, Instance, int, int]:
-        made = replace(instance, tile=tile)
-        blocks = repeats * sum(-(-m // tile.m) * -(-n // tile.n) for m, n in sizes)
-        steps = -(-depth // made.depth)
-        room = device.processors * tile.least_blocks
-        splits = max(1, min(max(least, min(room // max(blocks, 1), MOST_SPLITS)), steps // LEAST_STEPS, limit))
-        splits = max(1, -(-steps // max(1, -(-steps // splits))))  # none is left without steps
-        waves = -(-blocks * splits // room)
-        reading = (tile.m + tile.n) / (tile.m * tile.n)
-        work = tile.least_blocks * -(-steps // splits) * made.depth * tile.m * tile.n
-        return waves * work * reading**0.5, made, steps, splits
+    @property
+    def name(self) -> str:
+        t = self.tile
+        split = f", {self.splits} splits" if self.splits > 1 else ""
+        return f"{t.m}x{t.n} by {t.warps_m}x{t.warps_n} warps, {t.stages} stages of {t.row} bytes{split}"
 
-    choices = tiles(instance.kind, instance.math, instance.storage, instance.vector)
-    fitting = [c for c in map(size_up, choices) if c[1].shared <= device.shared]
-    return min(fitting, key=lambda choice: choice[0])[1:]
+
+@dataclass(frozen=True)
+class _Product:
+    """What is to be multiplied, before a tile is chosen: products of these `sizes` (rows, columns), each `repeats`
+    times, along a k of `depth` elements. `least` to `limit` splits; `elements` of the result, which with the factors
+    is `traffic` bytes."""
+
+    instance: Instance
+    sizes: tuple[tuple[int, int], ...]
+    repeats: int
+    depth: int
+    least: int
+    limit: int
+    elements: int
+    traffic: int
+
+    def steps(self, tile: Tile) -> int:
+        return -(-self.depth // replace(self.instance, tile=tile).depth)
+
+    def options(self, device: Device) -> list[Option]:
+        """All that the device can run, the best first. Splits have LEAST_STEPS or more each, and none is without."""
+        found = []
+        i = self.instance
+        for tile in tiles(i.kind, i.math, i.storage, i.vector):
+            if replace(i, tile=tile).shared > device.shared:
+                continue
+            steps = self.steps(tile)
+            counts = set()
+            for asked in SPLITS:
+                count = max(1, min(max(self.least, min(asked, MOST_SPLITS)), steps // LEAST_STEPS, self.limit))
+                counts.add(max(1, -(-steps // max(1, -(-steps // count)))))
+            found += [Option(tile, count, self.cycles(tile, count, device)) for count in sorted(counts)]
+        return sorted(found, key=lambda option: option.cycles)
+
+    def cycles(self, tile: Tile, splits: int, device: Device) -> float:
+        """What a multiprocessor with the most blocks needs, and the memory: the shorter hides behind the longer, but
+        not wholly.
+
+        A step lasts as long as the slowest of: multiplying; reading fragments and writing parts of shared memory; the
+        second-level cache. Few warps do not keep a multiprocessor busy; several blocks hide each other's first and last
+        moments.
+        """
+        made = replace(self.instance, tile=tile)
+        m, n, size = tile.m, tile.n, SIZES[made.storage]
+        blocks = self.repeats * splits * sum(-(-rows // m) * -(-columns // n) for rows, columns in self.sizes)
+        most = -(-blocks // device.processors)
+        resident = max(1, min(tile.least_blocks, most))
+        warps = resident * tile.threads / 32
+        rate = MULTIPLY_ADDS[made.math if made.math != "FMA" else f"FMA {made.storage}"]
+        if made.math == "FMA":  # 4 x 8 lanes: pieces of 16 bytes that a warp reads in one go
+            fragments = (m // tile.warps_m // 4 + n // tile.warps_n // 8) * tile.row // 16 * SHARED_BYTES
+        else:
+            fragments = (m // tile.warps_m + n // tile.warps_n) * tile.row
+        step = max(
+            m * n * made.depth / rate,
+            (tile.warps_m * tile.warps_n * fragments + (m + n) * tile.row) / SHARED_BYTES,
+            (m + n) * tile.row / CACHE_BYTES,
+        )
+        steps = -(-self.steps(tile) // splits)
+        alone = (FIRST + m * n * max(size, 4) / MEMORY_BYTES) / resident
+        computing = most * (steps * step * (1 + 2 / warps) + alone)
+        written = 2 * splits * self.elements * SIZES[made.result] if splits > 1 else 0
+        memory = device.processors * MEMORY_BYTES
+        finishing = FINISH + written / memory if splits > 1 else 0
+        shorter, longer = sorted((computing, self.traffic / memory))
+        return longer + shorter / 4 + finishing
 
 
 def _pays(g: ConvGeometry, device: Device, largest: int) -> bool:
@@ -334,26 +401,93 @@ def _whole(elements: int, size: int) -> int:
     return -(-elements * size // 16) * 16 // size
 
 
-@lru_cache(maxsize=4096)
-def gather(
-    g: ConvGeometry, adjoint: bool, dtype: str, precision: str, device: Device, bias: bool = False, relu: bool = False
-) -> Plan:
-    """The plan of conv (or, adjoint, of conv_input) for arrays of this dtype, then bias and ReLU if asked."""
+def _sides(g: ConvGeometry, adjoint: bool) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+    """Of conv, or of its adjoint: rows of the packed weights and channels of what is read, of a group; sizes of what is
+    read and of the result."""
     f = fold(g)
-    math, storage = arithmetic(dtype, precision)
-    size = SIZES[storage]
-    rows, channels = g.out_channels // g.groups, g.in_channels // g.groups  # of the packed weights, of what is read
-    source, target = f["input"], f["output"]
+    rows, channels = g.out_channels // g.groups, g.in_channels // g.groups
     if adjoint:
-        rows, channels, source, target = channels, rows, target, source
-    filled, vector = vectors(channels, size)
-    taps = prod(f["kernel"])
+        return channels, rows, f["output"], f["input"]
+    return rows, channels, f["input"], f["output"]
 
+
+def _gather_product(g: ConvGeometry, adjoint: bool, dtype: str, precision: str, device: Device) -> _Product | None:
+    """conv, or its adjoint in x, as a product of tiles; None where that is impossible or does not pay."""
+    math, storage = arithmetic(dtype, precision)
+    rows, channels, source, target = _sides(g, adjoint)
+    filled, vector = vectors(channels, SIZES[storage])
+    taps = prod(g.kernel)
     narrow = g.groups > 1 and rows < 8  # hardly any column of a tile would be used
     largest = max(g.batch * prod(source), g.batch * prod(target), g.groups * rows * (taps * filled + 16 * taps))
     many = adjoint and prod(g.stride) > MOST_PHASES
     if not _pays(g, device, largest) or narrow or many or g.groups * PHASES > MOST_BLOCKS:
+        return None
+    parts = phases(g)[0] if adjoint else [{"size": target, "taps": g.kernel}]
+    elements = g.batch * prod(target) * rows * g.groups
+    item = SIZES["double" if dtype == "float64" else "float"]
+    read = g.batch * prod(source) * filled + rows * taps * filled
+    return _Product(
+        Instance("gather", math, storage, STORAGE[dtype], NO_TILE, vector),
+        tuple((g.batch * prod(p["size"]), rows) for p in parts),
+        g.groups,
+        max(prod(p["taps"]) for p in parts) * filled,
+        1,
+        min(MOST_BLOCKS // (PHASES * g.groups), LARGEST_WORKSPACE // (elements * item)),
+        elements,
+        g.groups * read * SIZES[storage] + elements * SIZES[STORAGE[dtype]],
+    )
+
+
+def _weight_product(g: ConvGeometry, dtype: str, precision: str, device: Device) -> _Product | None:
+    """conv_weight as a product of tiles; None where that is impossible or does not pay."""
+    math, storage = arithmetic(dtype, precision)
+    size = SIZES[storage]
+    filters = g.out_channels // g.groups
+    channels, vector = vectors(g.in_channels // g.groups, size)
+    columns, positions = prod(g.kernel) * channels, g.batch * prod(g.output)
+    if not _pays(g, device, max(positions, g.batch * prod(g.input), columns)) or g.groups > MOST_BLOCKS:
+        return None
+    sums = "double" if dtype == "float64" else "float"
+    elements = g.groups * filters * columns
+    return _Product(
+        Instance("weight", math, storage, sums, NO_TILE, vector),
+        ((filters, columns),),
+        g.groups,
+        positions,
+        -(-positions // LONGEST_SUM),
+        min(MOST_BLOCKS // g.groups, LARGEST_WORKSPACE // (elements * SIZES[sums])),
+        elements,
+        g.groups * size * (g.batch * prod(g.input) * channels + positions * filters) + elements * SIZES[sums],
+    )
+
+
+def options(member: str, g: ConvGeometry, dtype: str, precision: str, device: Device) -> list[Option]:
+    """The products of tiles that compute conv, conv_input or conv_weight, the one that should be fastest first; none
+    where there is only the direct sum."""
+    if member == "conv_weight":
+        product = _weight_product(g, dtype, precision, device)
+    else:
+        product = _gather_product(g, member == "conv_input", dtype, precision, device)
+    return [] if product is None else product.options(device)
+
+
+@lru_cache(maxsize=4096)
+def gather(
+    g: ConvGeometry, adjoint: bool, dtype: str, precision: str, device: Device, bias: bool = False, relu: bool = False,
+    option: Option | None = None,
+) -> Plan:  # fmt: skip
+    """The plan of conv (or, adjoint, of conv_input) for arrays of this dtype, then bias and ReLU if asked. option: one
+    of `options`; None: the first."""
+    product = _gather_product(g, adjoint, dtype, precision, device)
+    if product is None:
         return DIRECT
+    option = option or product.options(device)[0]
+    f = fold(g)
+    rows, channels, source, target = _sides(g, adjoint)
+    storage = product.instance.storage
+    size = SIZES[storage]
+    filled, _ = vectors(channels, size)
+    taps = prod(f["kernel"])
 
     if adjoint:
         parts, tap_step, dilation = phases(g)
@@ -363,23 +497,13 @@ def gather(
         parts = [{"size": target, "first": (0,) * 3, "origin": origin, "taps": f["kernel"], "first_tap": (0,) * 3}]
         tap_step, dilation, stride, step = (1, 1, 1), f["dilation"], f["stride"], (1, 1, 1)
 
-    sums = "double" if dtype == "float64" else "float"
-    elements = g.batch * prod(target) * rows * g.groups
-    limit = min(MOST_BLOCKS // (PHASES * g.groups), LARGEST_WORKSPACE // (elements * SIZES[sums]))
-    instance, steps, splits = _choose(
-        Instance("gather", math, storage, STORAGE[dtype], NO_TILE, vector),
-        [(g.batch * prod(p["size"]), rows) for p in parts],
-        g.groups,
-        max(prod(p["taps"]) for p in parts) * filled,
-        1,
-        limit,
-        device,
-    )
+    instance, splits, elements = replace(product.instance, tile=option.tile), option.splits, product.elements
     if splits > 1:  # parts are written as they were summed, finish_kernel does the rest
-        instance = replace(instance, result=sums)
+        instance = replace(instance, result="double" if dtype == "float64" else "float")
         bias = relu = False
     common = {
-        "batch": g.batch, "groups": g.groups, "splits": splits, "slice": max(1, -(-steps // splits)),
+        "batch": g.batch, "groups": g.groups, "splits": splits,
+        "slice": max(1, -(-product.steps(option.tile) // splits)),
         "channels": filled, "filters": rows, "x_pitch": g.groups * filled, "y_pitch": g.groups * rows,
         "input": source, "output": target, "stride": stride, "dilation": dilation, "step": step,
         "has_bias": bias, "relu": relu,
@@ -410,32 +534,26 @@ def gather(
 
 
 @lru_cache(maxsize=4096)
-def weight(g: ConvGeometry, dtype: str, precision: str, device: Device) -> Plan:
-    """The plan of conv_weight for arrays of this dtype."""
-    f = fold(g)
-    math, storage = arithmetic(dtype, precision)
-    size = SIZES[storage]
-    filters = g.out_channels // g.groups
-    channels, vector = vectors(g.in_channels // g.groups, size)
-    columns, positions = prod(f["kernel"]) * channels, g.batch * prod(f["output"])
-    if not _pays(g, device, max(positions, g.batch * prod(f["input"]), columns)) or g.groups > MOST_BLOCKS:
+def weight(g: ConvGeometry, dtype: str, precision: str, device: Device, option: Option | None = None) -> Plan:
+    """The plan of conv_weight for arrays of this dtype. option: one of `options`; None: the first."""
+    product = _weight_product(g, dtype, precision, device)
+    if product is None:
         return DIRECT
-
-    sums = "double" if dtype == "float64" else "float"
-    elements, y_filters = g.groups * filters * columns, _whole(filters, size)
-    limit = min(MOST_BLOCKS // g.groups, LARGEST_WORKSPACE // (elements * SIZES[sums]))
-    instance = Instance("weight", math, storage, sums, NO_TILE, vector)
-    least = -(-positions // LONGEST_SUM)
-    instance, steps, splits = _choose(instance, [(filters, columns)], g.groups, positions, least, limit, device)
+    option = option or product.options(device)[0]
+    f = fold(g)
+    instance, splits = replace(product.instance, tile=option.tile), option.splits
+    filters, size = g.out_channels // g.groups, SIZES[instance.storage]
+    channels, _ = vectors(g.in_channels // g.groups, size)
+    columns, y_filters = prod(f["kernel"]) * channels, _whole(filters, size)
     arguments = {
         "batch": g.batch, "groups": g.groups, "splits": splits, "channels": channels, "filters": filters,
         "x_pitch": g.groups * channels, "y_pitch": g.groups * y_filters, "y_filters": y_filters,
-        "slice": -(-steps // splits) * instance.depth,
+        "slice": -(-product.steps(option.tile) // splits) * instance.depth,
         **{name: f[name] for name in ("input", "output", "kernel", "stride", "padding", "dilation")},
     }  # fmt: skip
     grid = (-(-filters // instance.tile.m) * -(-columns // instance.tile.n), 1, g.groups * splits)
     launches = (Launch(packed(WEIGHT, arguments), grid),)
-    return Plan(instance, channels, y_filters, splits, splits * elements, launches)
+    return Plan(instance, channels, y_filters, splits, splits * product.elements, launches)
 
 
 def instances() -> list[Instance]:

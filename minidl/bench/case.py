@@ -60,7 +60,8 @@ class Case:
         if len(layouts) > 1:
             layouts.sort(key=self._trial)
         devices.lay_out(layouts[0])
-        return self._prepare()
+        work = self._prepare()
+        return work._replace(step=devices.captured(work.step))
 
     def _trial(self, channels_last: bool) -> float:
         """Seconds of a run with arrays that lie so; the work is thrown away, since steps change weights."""

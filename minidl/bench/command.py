@@ -33,7 +33,7 @@ WIDE = 200  # characters in a line of a file or a pipe
 def run(
     workloads: Sequence[str] = (), *, against: str | None = None, json: Path | None = None, plot: Path | None = None,
     threads: int | None = None, seconds: float = 5.0, sweep: bool = False, sizes: Sequence[str] = (),
-    device: str = "cpu", precision: Sequence[str] = (),
+    device: str = "cpu", precision: Sequence[str] = (), graphs: str | None = None,
 ) -> int:  # fmt: skip
     """Measure and print. Returns 0; 1 if measuring failed, as when the two libraries do not compute the same;
     2 for a wrong call; 130 after Ctrl-C, with what was measured until then.
@@ -41,8 +41,9 @@ def run(
     workloads: names, or "all"; none: the usual ones. against: "torch", "none" to measure minidl alone, None for torch
     where it is installed. json, plot: files to write. threads: for each side; None: all usable cores. seconds: for each
     case, about. sweep: also measure how time grows with each size. sizes: for all workloads that have them, as
-    name=value. device: "cpu", "cuda" or "cuda:N". precision: of products of float32 on a CUDA device, one or more of
-    devices.PRECISIONS; none: "highest", "high" and "medium".
+    name=value. device: "cpu", "cuda" or "cuda:N". precision: on a CUDA device, one or more of devices.PRECISIONS: of
+    products of float32, or mixed ("bf16", "fp16"); none: "highest", "high" and "bf16". graphs: on a CUDA device,
+    capture the steps of minidl ("ours") or of both sides ("both") as graphs.
     """
     from rich.console import Console
 
@@ -55,6 +56,8 @@ def run(
         chosen = select(workloads, device)
         given = _sizes(sizes, chosen, device)
         _check_device(device, precision)
+        if graphs is not None and device == "cpu":
+            raise ValueError("--graphs is for CUDA devices")
         peer = _peer(against, device)
         _check(threads, seconds, json, plot)
     except ValueError as error:
@@ -82,7 +85,7 @@ def run(
             best = f"{ceiling.flops / 1e9:.0f} GFLOP/s (product of matrices), {ceiling.bytes / 1e9:.1f} GB/s (copy)"
             say(f"at best{f' with {name} precision' if at else ''}, measured now: {best}")
             with console.status("measuring") as doing:
-                for result in _measure(chosen, given, peer, threads, seconds, sweep, doing.update, *at):
+                for result in _measure(chosen, given, peer, threads, seconds, sweep, doing.update, *at, graphs=graphs):
                     results.append(result)
     except KeyboardInterrupt:
         if not results:
@@ -169,7 +172,7 @@ def _sizes(words: Sequence[str], chosen: Mapping[str, Workload], device: str = "
 
 
 def _precisions(device: str, precision: Sequence[str]) -> Sequence[str]:
-    return precision or (("highest",) if device == "cpu" else ("highest", "high", "medium"))
+    return precision or (("highest",) if device == "cpu" else ("highest", "high", "bf16"))
 
 
 def _check_device(device: str, precision: Sequence[str]) -> None:
@@ -233,6 +236,7 @@ def measure_ceiling(threads: int, peer: str | None, device: str = "cpu", precisi
 def _measure(
     chosen: Mapping[str, Workload], sizes: Mapping[str, Mapping[str, int]], peer: str | None, threads: int,
     seconds: float, sweep: bool, tell: Callable[[str], None], device: str = "cpu", precision: str = "highest",
+    *, graphs: str | None = None,
 ) -> Iterator[Result]:  # fmt: skip
     for name, workload in chosen.items():
         variants: list[dict[str, int]] = [{}]
@@ -244,7 +248,7 @@ def _measure(
             asked = {size: value for size, value in sizes[name].items() if size not in variant} | variant
             yield from duel(
                 workload.place, name=name, sizes=asked, peer=peer, threads=threads, seconds=seconds, device=device,
-                precision=precision,
+                precision=precision, graphs={"ours": ("minidl",), "both": ("minidl", peer or "")}.get(graphs or "", ()),
             )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -75,12 +75,14 @@ class Worker:
     threads: int
     device: str = "cpu"
     precision: str = "highest"
+    graphs: bool = False
     turns: list[dict[str, Any]] = field(default_factory=list)  # the answers
 
     def __post_init__(self) -> None:
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
         cores = sorted(os.sched_getaffinity(0))[-self.threads :] if hasattr(os, "sched_getaffinity") else []
         words = [self.runs, self.place, json.dumps(dict(self.sizes)), json.dumps(cores), self.device, self.precision]
+        words.append("graphs" if self.graphs else "")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "minidl.bench.worker", *words],
             stdin=subprocess.PIPE,
@@ -130,13 +132,13 @@ class Worker:
 @contextmanager
 def workers(
     libraries: list[str], place: str, sizes: Mapping[str, int], threads: int, device: str = "cpu",
-    precision: str = "highest",
+    precision: str = "highest", graphs: Sequence[str] = (),
 ) -> Iterator[list[Worker]]:  # fmt: skip
-    """A process for each library, all started at once; they end with the block."""
+    """A process for each library, all started at once; they end with the block. graphs: libraries that capture."""
     started: list[Worker] = []
     try:
         for library in libraries:
-            started.append(Worker(library, place, sizes, threads, device, precision))
+            started.append(Worker(library, place, sizes, threads, device, precision, library in graphs))
         yield started
     finally:
         for worker in started:
@@ -146,7 +148,7 @@ def workers(
 def duel(
     place: str, *, name: str = "", sizes: Mapping[str, int] | None = None, peer: str | None = "torch",
     threads: int = 1, seconds: float = 5.0, tolerance: float | None = None, device: str = "cpu",
-    precision: str = "highest",
+    precision: str = "highest", only: Sequence[str] = (), graphs: Sequence[str] = (),
 ) -> Iterator[Result]:  # fmt: skip
     """Measure every case of a workload on both sides, in turn: ours, theirs, ours, theirs …
 
@@ -154,7 +156,8 @@ def duel(
     arguments of that function. peer: the other library, or None to measure minidl alone. seconds: about how long a
     case is measured; there are at least 3 pairs of turns, and at most 31. tolerance: relative difference that the
     results of the first run may have (None: what the precision allows); those of the second, ten times as much. device,
-    precision: as in bench.devices. Every case has new processes, so that
+    precision: as in bench.devices. only: the cases to measure; none: all. graphs: libraries
+    whose steps are captured as CUDA graphs. Every case has new processes, so that
     its memory and its first run are its own; if kernels had to be compiled they are started again, as a compiler takes
     memory. Gives each result as soon as it is there. Raises Disagreement, and BenchError if a process ends.
     """
@@ -165,8 +168,11 @@ def duel(
     at = 0
     compiling: float | None = None
     while names is None or at < len(names):
-        with workers(libraries, place, sizes, threads, device, precision) as sides:
+        with workers(libraries, place, sizes, threads, device, precision, graphs) as sides:
             names, *_ = (side.answer()["cases"] for side in sides)
+            names = [case for case in names if not only or case in only]
+            if not names:
+                raise BenchError(f"{name or place} has none of the cases {', '.join(only)}")
             case = names[at]
             for run in range(WARM_UP):
                 # the first steps of Adam go by the sign of each gradient, so that they enlarge differences of rounding

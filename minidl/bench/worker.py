@@ -1,5 +1,5 @@
-"""One side of a duel: `python -m minidl.bench.worker LIBRARY PLACE SIZES CORES DEVICE PRECISION` answers requests, a
-JSON object a line.
+"""One side of a duel: `python -m minidl.bench.worker LIBRARY PLACE SIZES CORES DEVICE PRECISION GRAPHS` answers
+requests, a JSON object a line.
 
 It says which cases there are, then runs what is asked for. A turn is one run, or as many as fit into the seconds of the
 request, and the answer is their median: short steps are measured in full swing, as in a training loop.
@@ -23,13 +23,16 @@ from . import devices, memory
 from .case import Case, Run
 
 
-def main(library: str, place: str, sizes: str, cores: str, device: str = "cpu", precision: str = "highest") -> None:
+def main(
+    library: str, place: str, sizes: str, cores: str, device: str = "cpu", precision: str = "highest", graphs: str = ""
+) -> None:  # fmt: skip
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; it ends this one
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, json.loads(cores))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not come between the answers
-    devices.use(library, device, precision)
+    devices.use(library, device, precision, graphs=graphs == "graphs")
+    devices.tune()
     cases = find(place)(library, **json.loads(sizes))
     _wake(library)
     memory.forget_peak()

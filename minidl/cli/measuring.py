@@ -98,8 +98,11 @@ def bench(args: list[str]) -> int:
         """CPU threads of each side; without it all cores."""
         device: Annotated[str, arg(metavar="NAME")] = "cpu"
         """Where to compute: cpu, cuda or cuda:N."""
-        precision: tuple[Literal["highest", "tf32x3", "high", "medium"], ...] = ()
-        """Of products of float32 on a CUDA device; without it highest, high and medium, one after the other."""
+        precision: tuple[Literal["highest", "tf32x3", "high", "medium", "bf16", "fp16"], ...] = ()
+        """On a CUDA device: of products of float32, or mixed precision by autocast (bf16, fp16); without it highest,
+        high and bf16, one after the other."""
+        graphs: Literal["ours", "both"] | None = None
+        """On a CUDA device: capture steps as CUDA graphs, minidl's (beside PyTorch's as they are) or both."""
         seconds: float = 5.0
         """How long to measure each case, about."""
         set: tuple[str, ...] = ()
@@ -120,7 +123,7 @@ def bench(args: list[str]) -> int:
     return command.run(
         options.workloads, against=options.against, threads=options.threads, seconds=options.seconds,
         sizes=options.set, sweep=options.sweep, json=options.json, plot=options.plot, device=options.device,
-        precision=options.precision,
+        precision=options.precision, graphs=options.graphs,
     )  # fmt: skip
 
 
@@ -141,7 +144,7 @@ def doctor(args: list[str]) -> int:
 
 
 def warmup(args: list[str]) -> int:
-    from tyro.conf import Positional
+    from tyro.conf import Positional, arg
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
@@ -149,8 +152,17 @@ def warmup(args: list[str]) -> int:
 
         models: Positional[tuple[str, ...]] = ()
         """Models, as for minidl train; without it all."""
+        device: Annotated[str, arg(metavar="NAME")] = "cpu"
+        """Where to compute: cpu, cuda or cuda:N."""
+        tune: bool = False
+        """Also measure which CUDA kernels are fastest for these models; what is found is used from then on."""
+        precision: tuple[Literal["highest", "tf32x3", "high", "medium", "bf16", "fp16"], ...] = ()
+        """On a CUDA device, one or more: of products of float32, or mixed (bf16, fp16); without it highest."""
 
-    return at("minidl.warmup:run")(options_of(Options, args, "minidl warmup").models)
+    options = options_of(Options, args, "minidl warmup")
+    return at("minidl.warmup:run")(
+        options.models, device=options.device, tune=options.tune, precision=options.precision
+    )  # fmt: skip
 
 
 # ---- minidl version

@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 import minidl
@@ -62,6 +66,73 @@ def test_workloads_compute_on_the_device_what_they_compute_on_the_cpu(cupy, name
     assert devices.memory() == cupy.memory.used + cupy.memory.cached
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ["c3d", "convgru", "dcgan", "conv-vae", "mlp-vae"])
+def test_workloads_in_mixed_precision(cupy, name, precision):
+    place = worker.find(WORKLOADS[name].place)
+    expected = {title: case(check=True) for title, case in place("minidl", **SMALL[name]).items()}
+    devices.use("minidl", "cuda:1", precision)
+    for title, case in place("minidl", **SMALL[name]).items():
+        with devices.computing():
+            assert minidl.amp.get_autocast_dtype("cuda") == devices.LOW[precision]
+        run = case(check=True)
+        assert math.isclose(run.value, expected[title].value, rel_tol=devices.TOLERANCE[precision]), title
+        assert precision == "fp16" or run.value != expected[title].value  # it did compute otherwise
+
+
+@pytest.mark.parametrize("name", ["c3d", "convgru", "dcgan", "conv-vae", "mlp-vae"])
+def test_captured_steps_of_workloads(cupy, name):
+    """Each is captured, and is the same step."""
+    place, found = worker.find(WORKLOADS[name].place), []
+    for graphs in (False, True):
+        minidl.manual_seed(0)
+        devices.use("minidl", "cuda:1", graphs=graphs)
+        cases = place("minidl", **SMALL[name])
+        found.append([case(check=True).value for case in cases.values() for _ in range(6)])
+        if graphs:
+            assert all(case._work.step.captured for case in cases.values())
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-3)
+
+
+def test_the_peers_steps_are_captured_as_its_documentation_has_it(monkeypatch):
+    said: list[str] = []
+
+    class Optimizer:
+        param_groups = [{"capturable": False}, {}]
+
+    class Stream:
+        def wait_stream(self, other: Any) -> None:
+            said.append("wait")
+
+    @contextmanager
+    def block(_: Any) -> Iterator[None]:
+        said.append("begin")
+        yield
+        said.append("end")
+
+    graph = SimpleNamespace(replay=lambda: said.append("replay"))
+    cuda = SimpleNamespace(
+        Stream=Stream, current_stream=Stream, stream=block, CUDAGraph=lambda: graph, graph=block,
+        set_device=lambda name: None,
+    )  # fmt: skip
+    torch = SimpleNamespace(
+        cuda=cuda, optim=SimpleNamespace(Optimizer=Optimizer), set_float32_matmul_precision=lambda name: None,
+        backends=SimpleNamespace(cudnn=SimpleNamespace(benchmark=False, allow_tf32=None)),
+    )  # fmt: skip
+    monkeypatch.setattr(devices, "import_module", lambda name: torch)
+    devices.use("torch", "cuda:0", graphs=True)
+    optimizer, results = Optimizer(), iter(range(9))
+    step = devices.captured(lambda: said.append("step") or next(results))
+    assert [step() for _ in range(6)] == [0, 1, 2, 3, 3, 3]
+    assert said == ["wait", "begin", "step", "end", "wait"] * 3 + ["begin", "step", "end"] + ["replay"] * 3
+    assert optimizer.param_groups == [{"capturable": True}, {}]
+
+
+def test_graphs_are_for_devices(capsys):
+    assert command.run(["mlp-vae"], graphs="ours", against="none") == 2
+    assert "--graphs is for CUDA devices" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_products_of_convolutions(cupy, device):
     devices.use("minidl", device)
@@ -95,6 +166,7 @@ def test_precision_and_device_are_set_for_the_process(cupy):
 
 @pytest.mark.parametrize(("precision", "tf32", "word"), [
     ("highest", False, "highest"), ("tf32x3", False, "highest"), ("high", True, "high"), ("medium", True, "medium"),
+    ("bf16", True, "high"), ("fp16", True, "high"),
 ])  # fmt: skip
 def test_the_peer_computes_with_the_same_precision_and_its_better_layout(monkeypatch, precision, tf32, word):
     said: dict[str, str] = {}
@@ -103,15 +175,15 @@ def test_the_peer_computes_with_the_same_precision_and_its_better_layout(monkeyp
         backends=SimpleNamespace(cudnn=SimpleNamespace(benchmark=False, allow_tf32=None)),
         set_float32_matmul_precision=lambda name: said.update(precision=name),
         autocast=lambda *at: at,
-        bfloat16="bfloat16",
-    )
+        bfloat16="bfloat16", float16="float16",
+    )  # fmt: skip
     monkeypatch.setattr(devices, "import_module", lambda name: torch)
     devices.use("torch", "cuda:0", precision)
     assert said == {"device": "cuda:0", "precision": word}
     assert torch.backends.cudnn.benchmark and torch.backends.cudnn.allow_tf32 is tf32
     assert devices.layouts() == [False, True]
-    automatic = devices.computing() == ("cuda", "bfloat16")
-    assert automatic is (precision == "medium")
+    low = {"medium": ("cuda", "bfloat16"), "bf16": ("cuda", "bfloat16"), "fp16": ("cuda", "float16")}.get(precision)
+    assert devices.computing() == low if low else isinstance(devices.computing(), nullcontext)
 
 
 def test_a_case_keeps_the_faster_layout(monkeypatch):
@@ -156,7 +228,7 @@ def test_options(cupy, capsys, monkeypatch):
 def test_each_precision_has_its_ceiling_and_its_table(cupy, capsys, monkeypatch, tmp_path):
     asked = []
 
-    def duel(place, *, name="", sizes=None, peer=None, threads=1, seconds=5.0, device="cpu", precision="highest"):
+    def duel(place, *, name="", sizes=None, peer=None, threads=1, seconds=5.0, device="cpu", precision="highest", **_):
         asked.append((place, device, precision))
         side = Side(1e-3, 1.0, 2**20)
         if place == "ceiling:cases":

@@ -129,6 +129,8 @@ def test_every_tile_computes_what_it_should(cupy, monkeypatch):
                 if plan.family(math, storage) != arithmetics:
                     continue
                 for channels in (1, 2, 3, 40):
+                    if channels < 40 and tile.m * tile.n > 128 * 64:
+                        continue  # few channels get no such tile
                     g = ConvGeometry.of((2, channels, 19, 23), (150, channels, 3, 3), 1, 1)
                     operation = "conv" if kind == "gather" else "conv_weight"
                     arrays = [rng.integers(-2, 3, shape).astype(dtype) for shape in operands(operation, g)]

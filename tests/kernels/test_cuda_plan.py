@@ -147,6 +147,75 @@ def test_large_layers_get_large_tiles_and_small_ones_splits():
     assert weight.splits > 1 and weight.launches[0].blocks[2] == weight.splits
 
 
+def peak(math: str, device: Device) -> float:
+    """Multiply-adds a second by the model's own rates."""
+    return plan.MULTIPLY_ADDS[math] * device.processors * plan.CLOCK
+
+
+@given(g=geometries(), arithmetic=ARITHMETIC, device=DEVICES)
+@settings(max_examples=80, deadline=None)
+def test_options_are_sorted_and_none_is_faster_than_the_device(g, arithmetic, device):
+    for member in ("conv", "conv_input", "conv_weight"):
+        found = plan.options(member, g, *arithmetic, device)
+        assert [o.cycles for o in found] == sorted(o.cycles for o in found)
+        assert len({(o.tile, o.splits) for o in found}) == len({o.name for o in found}) == len(found)
+        math, storage = plan.arithmetic(*arithmetic)
+        rate = peak(f"FMA {storage}" if math == "FMA" else math, device)
+        steps = prod(g.stride) if member == "conv_input" else 1  # the adjoint counts products with zeros, too
+        assert all(o.cycles / plan.CLOCK > g.multiply_adds / steps / rate / 2 for o in found)
+        first = plans(g, *arithmetic, device)[member]
+        assert (first.instance is None) == (not found)
+        if found:
+            assert (first.instance.tile, first.splits) == (found[0].tile, found[0].splits)
+
+
+@pytest.mark.parametrize("member", ["conv", "conv_input", "conv_weight"])
+def test_every_option_is_a_plan(member):
+    g = ConvGeometry.of((4, 64, 8, 14, 14), (128, 64, 3, 3, 3), 1, 1)
+    for o in plan.options(member, g, "float32", "high", H100):
+        if member == "conv_weight":
+            p = plan.weight(g, "float32", "high", H100, o)
+        else:
+            p = plan.gather(g, member == "conv_input", "float32", "high", H100, option=o)
+        assert (p.instance.tile, p.splits) == (o.tile, o.splits)
+        assert p.launches[0].blocks[2] % o.splits == 0
+
+
+def test_what_the_model_knows():
+    """Relations that hold on any device, whatever the rates are."""
+    conv3b = ConvGeometry.of((16, 256, 8, 28, 28), (256, 256, 3, 3, 3), 1, 1)
+
+    def best(g, precision, member="conv", dtype="float32", device=H100):
+        return plan.options(member, g, dtype, precision, device)[0]
+
+    cycles = [best(conv3b, word).cycles for word in ("highest", "tf32x3", "high", "medium")]
+    assert cycles == sorted(cycles, reverse=True) and cycles[0] > 3 * cycles[2]
+    # warps of 64 x 64 read shared memory least often: on tensor cores that decides
+    tile = best(conv3b, "high").tile
+    assert tile.m // tile.warps_m == tile.n // tile.warps_n == 64
+    assert tile.m * tile.n >= 128 * 128
+    # twice the batch takes about twice as long
+    twice = ConvGeometry.of((32, 256, 8, 28, 28), (256, 256, 3, 3, 3), 1, 1)
+    assert 1.8 < best(twice, "high").cycles / best(conv3b, "high").cycles < 2.2
+    # a gradient of the weight of few tiles is cut until the blocks are spread evenly
+    weight = best(conv3b, "high", "conv_weight")
+    blocks = -(-256 // weight.tile.m) * -(-256 * 27 // weight.tile.n) * weight.splits
+    assert blocks / (-(-blocks // H100.processors) * H100.processors) > 0.9
+    # columns that nobody needs are not computed: 16 filters get the narrow tile
+    narrow = best(ConvGeometry.of((16, 64, 56, 56), (16, 64, 3, 3), 1, 1), "high")
+    assert narrow.tile.n == 16
+
+
+def test_c3d_is_expected_to_run_near_the_rate_of_its_arithmetic():
+    layers = [((64, 16, 56, 56), 128), ((256, 8, 28, 28), 256), ((512, 4, 14, 14), 512), ((512, 2, 7, 7), 512)]
+    for (channels, *size), filters in layers:
+        g = ConvGeometry.of((16, channels, *size), (filters, channels, 3, 3, 3), 1, 1)
+        for word, math in (("highest", "FMA float"), ("tf32x3", "TF32X3"), ("high", "TF32")):
+            for member in ("conv", "conv_input", "conv_weight"):
+                seconds = plan.options(member, g, "float32", word, H100)[0].cycles / plan.CLOCK
+                assert g.multiply_adds / seconds > 0.35 * peak(math, H100), (g, word, member)
+
+
 def test_structs_hold_what_they_are_given():
     g = ConvGeometry.of((2, 64, 9, 20), (66, 64, 3, 4), (1, 2), (1, 2))
     (one,) = plan.gather(g, True, "float32", "highest", H100).launches
