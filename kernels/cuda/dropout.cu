@@ -28,10 +28,10 @@ __device__ inline Four philox(unsigned long long counter, unsigned long long key
 // mask[e] = whether a uniform number u[e] of 24 bits, in [0, 1), is at least p: `least` is p as a number of 2^-24.
 // One thread draws four.
 extern "C" __global__ void dropout_mask_kernel(bool* __restrict__ mask, const long long elements,
-                                               const unsigned long long key, const unsigned least) {
+                                               const Key key, const unsigned least) {
     const long long i = element_index();
     if (4 * i >= elements) return;
-    const Four drawn = philox(i, key);
+    const Four drawn = philox(i, (unsigned long long)key);
 #pragma unroll
     for (int k = 0; k < 4; ++k)
         if (4 * i + k < elements) mask[4 * i + k] = drawn.v[k] >> 8 >= least;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +21,12 @@ def threshold(p: float) -> int:
     return int(np.ceil(p * 2**BITS))
 
 
-def mask(like: Array, shape: tuple[int, ...], p: float, key: int) -> Array:
-    """Booleans on the device of `like`, each False with probability p. key: 64 bits; the same key, the same mask."""
+def mask(like: Array, shape: tuple[int, ...], p: float, key: Any) -> Array:
+    """Booleans on the device of `like`, each False with probability p. key: 64 bits, or a CuPy array of one uint64; the
+    same key, the same mask."""
     with launch.device_of("dropout", like=like):
         kept, size = launch.empty(shape, bool), prod(shape)
-        numbers = (np.int64(size), np.uint64(key), np.uint32(threshold(p)))
+        numbers = (np.int64(size), launch.number(key, "uint64"), np.uint32(threshold(p)))
         blocks = -(-size // (DRAWN * fused.THREADS))
         kernel, dtype = "dropout_mask_kernel", np.dtype("float32")
         fused.run(FILE, kernel, dtype, (blocks,), fused.THREADS, kept.reshape(-1), *numbers)

@@ -72,6 +72,22 @@ def struct(geometry: ConvGeometry | PoolGeometry) -> np.ndarray:
     return packed
 
 
+LATE = {kind: np.dtype([("value", kind), ("place", np.uint64)]) for kind in ("float64", "uint64")}  # struct Late
+
+
+def number(x: Any, kind: str = "float64") -> np.ndarray:
+    """A number as the argument Late<T> of a kernel, by value: Number, or with kind "uint64" Key. A CuPy array of one
+    element (capture.numbers gives such) is read when the kernel runs."""
+    packed = np.zeros((), LATE[kind])
+    if isinstance(x, (int, float, np.generic)):
+        packed["value"] = x
+    elif x.size == 1 and x.dtype == kind:
+        packed["place"] = x.data.ptr
+    else:
+        raise TypeError(f"a number of a kernel is {kind}, not an array {x.dtype}{list(x.shape)}")
+    return packed
+
+
 def plan(elements: int) -> tuple[tuple[int], tuple[int]]:
     """(grid, block) with a thread for each element. The grid is (0,) where there are none: nothing to launch."""
     blocks = -(-elements // THREADS)

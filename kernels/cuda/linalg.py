@@ -8,7 +8,8 @@ before results are rounded.
 cuBLAS, through CuPy, computes the rest: float64 and "highest", for which it is strict and its tiles were tuned on
 devices, as ours were not; and what is too small for tiles, has columns too few for a stack's, or is on devices without
 TF32. There it is as exact as asked or more, but for CUPY_TF32=1 in the environment: CuPy then has cuBLAS round float32
-to TF32. float32 that must not be rounded ("highest", "tf32x3") is always computed here then.
+to TF32. float32 that must not be rounded ("highest", "tf32x3") is always computed here then. So is everything in a step
+that becomes a CUDA graph, float64 included: CuPy lets no product of cuBLAS be captured.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from math import prod
 
 import numpy as np
 
+from .. import capture
 from ..arrays import Array, namespace
 from ..geometry import ConvGeometry
 from ..precision import float32_products
 from ..reference import linalg as reference
 from . import conv, launch, plan
 
-TYPES = ("float32", "float16", "bfloat16")
+TYPES = ("float32", "float16", "bfloat16")  # that tensor cores multiply, one way or another
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -52,6 +54,11 @@ def linear(x: Array, w: Array, b: Array | None) -> Array:
     """x: (..., in), w: (out, in), b: (out,) or None -> (..., out)."""
     y = _rows(x, w, b)
     return reference.linear(x, w, b) if y is None else y
+
+
+def linear_activated(x: Array, w: Array, b: Array | None, *, activation: str) -> Array:
+    """The activation of `linear`, in place."""
+    return reference.linear_activated(x, w, b, activation=activation, product=linear)
 
 
 def linear_weight(g: Array, x: Array) -> Array:
@@ -101,10 +108,12 @@ def _geometry(
 ) -> ConvGeometry | None:
     """The products of these arrays as one convolution, from `channels` to `filters` in each group (conv_input: its
     adjoint maps so); None where they are CuPy's."""
-    dtype = arrays[0].dtype
-    known = dtype.name in TYPES and all(a.dtype == dtype for a in arrays)
+    dtype, captured = arrays[0].dtype, capture.active()
+    known = dtype.name in (launch.STORAGE if captured else TYPES) and all(a.dtype == dtype for a in arrays)
     if not known or 0 in (stack, positions, channels, filters):
         return None
+    if captured:
+        return _products(operation, stack, positions, channels, filters)
     precision = float32_products()
     rounded = dtype == np.float32 and precision in ("highest", "tf32x3") and _cupy_rounds()
     if dtype == np.float32 and precision == "highest" and not rounded:
@@ -113,8 +122,7 @@ def _geometry(
     device = plan.Device(*launch.properties(place.id))
     if device.capability < plan.LOWEST:  # nor is there TF32, whatever the environment says
         return None
-    adjoint = operation == "conv_input"
-    g = _pointwise(stack, positions, *((filters, channels) if adjoint else (channels, filters)))
+    g, adjoint = _products(operation, stack, positions, channels, filters), operation == "conv_input"
     if operation == "conv_weight":
         chosen = plan.weight(g, dtype.name, precision, device)
     else:
@@ -123,8 +131,10 @@ def _geometry(
 
 
 @lru_cache(maxsize=4096)
-def _pointwise(groups: int, positions: int, channels: int, filters: int) -> ConvGeometry:
-    """A convolution with kernel size 1 over one signal; channels and filters are those of a group."""
+def _products(operation: str, groups: int, positions: int, channels: int, filters: int) -> ConvGeometry:
+    """The convolution with kernel size 1 over one signal that `_geometry` speaks of."""
+    if operation == "conv_input":
+        channels, filters = filters, channels
     x, w = (1, groups * channels, positions), (groups * filters, channels, 1)
     return ConvGeometry.of(x, w, groups=groups)
 

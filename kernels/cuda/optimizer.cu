@@ -1,50 +1,79 @@
-// Steps of optimizers: one kernel reads a parameter, its gradient and its state, and writes what changes. Written as
-// operations on whole arrays the same step of Adam moves three times as much memory. The order of operations is that of
-// ../../minidl/optim, the same kernels in Python are ../numba_cuda/optimizer.py.
+// Steps of optimizers: one kernel reads parameters, their gradients and their state, and writes what changes. Written as
+// operations on whole arrays the same step of Adam moves three times as much memory, and each small parameter would
+// cost several launches. The order of operations is that of ../../minidl/optim, the same kernels in Python are
+// ../numba_cuda/optimizer.py.
 
 #include "numbers.cuh"
 #include "scalar.cuh"
 
-// Adam and AdamW. shrink: what p is multiplied with first; decay: how much of p is added to the gradient; root: the
-// square root of square's correction for its start from 0; rate: the learning rate over that of mean.
-extern "C" __global__ void adam_kernel(Storage* __restrict__ p, const Storage* __restrict__ g,
-                                       Storage* __restrict__ mean, Storage* __restrict__ square,
-                                       const long long elements, const Scalar shrink, const Scalar decay,
-                                       const Scalar beta1, const Scalar rest1, const Scalar beta2, const Scalar rest2,
-                                       const Scalar eps, const Scalar root, const Scalar rate) {
-    const long long i = element_index();
-    if (i >= elements) return;
-    const Scalar x = read(p[i]) * shrink;
-    Scalar slope = read(g[i]);
-    if (decay != 0) slope = x * decay + slope;
-    const Scalar m = read(mean[i]) * beta1 + slope * rest1;
-    const Scalar v = read(square[i]) * beta2 + slope * slope * rest2;
-    mean[i] = stored(m);
-    square[i] = stored(v);
-    p[i] = stored(x - m / (sqrt(v) / root + eps) * rate);
+// A parameter: its arrays and its own numbers. Of its blocks the first is number first_block of the grid.
+struct Tensor {
+    Storage* p;
+    const Storage* g;
+    Storage* state[2];
+    long long elements;
+    double numbers[2];
+    int first_block, unused;
+};
+
+// As many as fit into what a kernel may be given by value: no table has to be copied to the device first.
+constexpr int MOST = 60;
+struct Tensors {
+    Tensor tensor[MOST];
+    int count, unused;
+    const double* numbers;  // two for each, where they change between replays of a CUDA graph; else null
+};
+
+// The parameter whose elements this block has: its place in the table.
+__device__ inline int own_tensor(const Tensors& tensors) {
+    int low = 0, high = tensors.count;
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        if (tensors.tensor[middle].first_block <= (int)blockIdx.x) low = middle; else high = middle;
+    }
+    return low;
 }
 
-// Gradient descent, with momentum (keep: how much of the gradient enters the velocity) or without.
-extern "C" __global__ void sgd_kernel(Storage* __restrict__ p, const Storage* __restrict__ g,
-                                      const long long elements, const Scalar decay, const Scalar rate) {
-    const long long i = element_index();
-    if (i >= elements) return;
-    const Scalar x = read(p[i]);
-    Scalar slope = read(g[i]);
-    if (decay != 0) slope = x * decay + slope;
-    p[i] = stored(x - slope * rate);
+// This thread's element of it.
+__device__ inline long long own_element(const Tensor& tensor) {
+    return (long long)(blockIdx.x - tensor.first_block) * blockDim.x + threadIdx.x;
 }
 
-extern "C" __global__ void sgd_momentum_kernel(Storage* __restrict__ p, const Storage* __restrict__ g,
-                                               Storage* __restrict__ velocity, const long long elements,
-                                               const Scalar decay, const Scalar momentum, const Scalar keep,
-                                               const int nesterov, const Scalar rate) {
-    const long long i = element_index();
-    if (i >= elements) return;
-    const Scalar x = read(p[i]);
-    Scalar slope = read(g[i]);
+// Adam and AdamW; state: the averages of the gradient and of its square; numbers: the square root of the second one's
+// correction for its start from 0, and the learning rate over that of the first. shrink: what p is multiplied with
+// first; decay: how much of p is added to the gradient.
+extern "C" __global__ void adam_kernel(const __grid_constant__ Tensors tensors, const Number shrink,
+                                       const Scalar decay, const Scalar beta1, const Scalar rest1, const Scalar beta2,
+                                       const Scalar rest2, const Scalar eps) {
+    const int at = own_tensor(tensors);
+    const Tensor& tensor = tensors.tensor[at];
+    const double* own = tensors.numbers ? tensors.numbers + 2 * at : tensor.numbers;
+    const long long i = own_element(tensor);
+    if (i >= tensor.elements) return;
+    const Scalar x = read(tensor.p[i]) * (Scalar)(double)shrink;
+    Scalar slope = read(tensor.g[i]);
     if (decay != 0) slope = x * decay + slope;
-    const Scalar v = read(velocity[i]) * momentum + slope * keep;
-    velocity[i] = stored(v);
-    p[i] = stored(x - (nesterov ? v * momentum + slope : v) * rate);
+    const Scalar m = read(tensor.state[0][i]) * beta1 + slope * rest1;
+    const Scalar v = read(tensor.state[1][i]) * beta2 + slope * slope * rest2;
+    tensor.state[0][i] = stored(m);
+    tensor.state[1][i] = stored(v);
+    tensor.p[i] = stored(x - m / (sqrt(v) / (Scalar)own[0] + eps) * (Scalar)own[1]);
+}
+
+// Gradient descent. Without momentum there is no state; with it, state: the velocity, and numbers: how much of the
+// gradient enters it.
+extern "C" __global__ void sgd_kernel(const __grid_constant__ Tensors tensors, const Scalar decay,
+                                      const Scalar momentum, const Number rate, const int nesterov) {
+    const Tensor& tensor = tensors.tensor[own_tensor(tensors)];
+    const long long i = own_element(tensor);
+    if (i >= tensor.elements) return;
+    const Scalar x = read(tensor.p[i]);
+    Scalar slope = read(tensor.g[i]);
+    if (decay != 0) slope = x * decay + slope;
+    if (tensor.state[0]) {
+        const Scalar v = read(tensor.state[0][i]) * momentum + slope * (Scalar)tensor.numbers[0];
+        tensor.state[0][i] = stored(v);
+        slope = nesterov ? v * momentum + slope : v;
+    }
+    tensor.p[i] = stored(x - slope * (Scalar)(double)rate);
 }

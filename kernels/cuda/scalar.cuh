@@ -10,3 +10,13 @@ __device__ inline Storage stored(Scalar value) { return narrow<Storage>(value); 
 __device__ inline long long element_index() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
 
 __device__ inline Scalar sigmoid(Scalar a) { return 1 / (1 + exp(-a)); }  // exp(-a) may be infinite: 0 is right
+
+// A number from the host, or where it will be in the device's memory: a CUDA graph repeats its kernels with the same
+// arguments, so what changes between replays is read from there (launch.number).
+template <typename T> struct Late {
+    T value;
+    const T* place;  // null: value is what counts
+    __device__ operator T() const { return place ? *place : value; }
+};
+typedef Late<double> Number;
+typedef Late<unsigned long long> Key;

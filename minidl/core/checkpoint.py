@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.arrays import is_floating
 from . import random
 from .backward import replayed
 from .graph import Item, Junction, Node, owner, tick
@@ -47,9 +48,10 @@ class _Checkpoint(Primitive):
         outer = MODE.get()
         if not outer.recording:
             return func(*args)
-        state, start, reads = random.get_rng_state(), tick(), _Reads()
+        state, start, reads = random.moment(), tick(), _Reads()
+        autocast = None if outer.autocast is None else outer.autocast.fresh()  # without the casts of before
         # The first run is recorded, so that the function may use hooks and gradients, and its graph dropped.
-        with setting(capture=reads):
+        with setting(capture=reads, autocast=autocast):
             result = func(*args)
         many = isinstance(result, (tuple, list))
         outs = list(result) if many else [result]
@@ -66,13 +68,14 @@ class _Checkpoint(Primitive):
         parents = own + [n for n in reads.nodes if n not in own]
         if any(n is not None for n in parents):
             values = [x._data if isinstance(x, Tensor) else x for x in args]
-            params = {"func": func, "state": state, "tensors": [isinstance(x, Tensor) for x in args]}
+            tensors = [isinstance(x, Tensor) for x in args]
+            params = {"func": func, "state": state, "tensors": tensors, "autocast": autocast}
             memory = [ref for ref in reads.memory.values() if ref() is not None]
             node = Junction(self, params, parents, (values, memory), [y._data for y in outs])
             if outer.anomaly:
                 node.origin = calling_line()
             for i, y in enumerate(outs):
-                if y.dtype.kind == "f":
+                if is_floating(y.dtype):
                     y.node = Item(node, i, y._data)
         return tuple(outs) if many else outs[0]
 
@@ -93,13 +96,16 @@ class _Checkpoint(Primitive):
         ]
         g = [gy if not graph or isinstance(gy, Tensor) else Tensor(gy) for gy in g]
         with random.replay(state):
-            found = replayed(_as_tuple(func), args, g, {}, graph, node.parents[len(args) :])
+            found = replayed(_as_tuple(func, node.params["autocast"]), args, g, {}, graph, node.parents[len(args) :])
         return found
 
 
-def _as_tuple(func: Callable) -> Callable:
+def _as_tuple(func: Callable, autocast: Any) -> Callable:
+    """func, which computes in the types of its first run and gives a tuple."""
+
     def call(*args: Any) -> tuple:
-        result = func(*args)
+        with setting(autocast=None if autocast is None else autocast.fresh()):
+            result = func(*args)
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
     return call

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -222,14 +223,18 @@ def placed(operation: str, kernel: Callable) -> Callable:
 
 
 # ---- memory
+private: weakref.WeakSet[Any] = weakref.WeakSet()  # memory apart from CuPy's pool: has `device` and `nbytes`
+
+
 def memory(device: int | None = None) -> dict[str, int]:
-    """Bytes on a device (None: the current one): "used" by arrays of this process, "cached" by CuPy for the next ones,
-    "free" and "total" of the whole device."""
+    """Bytes on a device (None: the current one): "used" by arrays of this process and by captured steps, "cached" by
+    CuPy for the next ones, "free" and "total" of the whole device."""
     library = cupy()
-    with library.cuda.Device(device):
+    with library.cuda.Device(device) as place:
         pool = library.get_default_memory_pool()
         free, total = library.cuda.runtime.memGetInfo()
-        return {"used": pool.used_bytes(), "cached": pool.free_bytes(), "free": free, "total": total}
+        used = pool.used_bytes() + sum(m.nbytes for m in private if m.device == place.id)
+        return {"used": used, "cached": pool.free_bytes(), "free": free, "total": total}
 
 
 def empty_cache() -> None:

@@ -108,6 +108,23 @@ def stamp(array: Any) -> None:
     _written[key] = (weakref.ref(memory, lambda _: _written.pop(key, None)), Clock.changed)
 
 
+Written = list[tuple[int, weakref.ref]]
+
+
+def written_since(time: int) -> Written:
+    """The memory that was written to after that time, as far as `stamp` was told, for `stamp_again`."""
+    return [(key, ref) for key, (ref, last) in list(_written.items()) if last > time]
+
+
+def stamp_again(memory: Written) -> bool:
+    """`stamp` all of it at once; False, and nothing done, if an array of it is gone."""
+    if any(ref() is None for _, ref in memory):
+        return False
+    Clock.changed = now = tick()
+    _written.update((key, (ref, now)) for key, ref in memory)
+    return True
+
+
 def written_after(array: Any, time: int) -> bool:
     """Whether the memory of this array was written to, as far as `stamp` was told, after that time."""
     memory = owner(array)

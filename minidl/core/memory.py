@@ -13,8 +13,8 @@ def memory_stats(device: Any = None) -> dict[str, int]:
 
     On the CPU, of the whole process: "used" by arrays and everything else; "cached": freed, and kept for the next
     arrays; "peak": the most that was ever resident. "used" and "cached" need glibc 2.33 or later, "peak" a POSIX
-    system; what cannot be found out is left out. On a CUDA device: "used" by arrays of this process, "cached" by CuPy
-    for the next ones, "free" and "total" of the whole device.
+    system; what cannot be found out is left out. On a CUDA device: "used" by arrays of this process and by captured
+    steps (minidl.graphs), "cached" by CuPy for the next ones, "free" and "total" of the whole device.
     """
     if device is None or str(device) == "cpu":
         return recycle.memory_stats()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..kernels import capture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,14 +41,34 @@ def get_rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """Go back (or forward) to a state from `get_rng_state`."""
+    if capture.capturing():
+        raise RuntimeError("a captured step cannot set the random stream, as no replay would: do it before the step")
     generator().bit_generator.state = state
 
 
+class Moment(NamedTuple):
+    """Where the stream is, and in a step that is captured (minidl.graphs) how many values it has asked for."""
+
+    state: dict[str, Any]
+    values: int
+
+
+def moment() -> Moment:
+    """This moment, for `replay`."""
+    recorder = capture.recorder()
+    return Moment(get_rng_state(), 0 if recorder is None else len(recorder.values))
+
+
 @contextmanager
-def replay(state: dict[str, Any]) -> Iterator[None]:
-    """Draw from `state` inside the block, then go on from where the stream was."""
+def replay(then: dict[str, Any] | Moment) -> Iterator[None]:
+    """Draw from a state, or what was drawn since a moment, inside the block; then go on from where the stream was."""
+    recorder = capture.recorder()
+    if recorder is not None and isinstance(then, Moment):  # what was drawn is in the device's memory, and read again
+        with recorder.again(then.values):
+            yield
+        return
     now = get_rng_state()
-    set_rng_state(state)
+    set_rng_state(then.state if isinstance(then, Moment) else then)
     try:
         yield
     finally:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from ..core import cuda
+from ..core.uploads import pinned, uploader
 from .dataset import Batch, Dataset, gather, sample_generator
 from .workers import Pool
 
@@ -58,6 +60,8 @@ class DataLoader:
     one would inherit OpenMP's threads as they happen to stand), so a script that uses them keeps what it runs under
     `if __name__ == "__main__":`.
     prefetch_factor: batches that each worker may be ahead.
+    pin_memory: batches lie in page-locked memory, which a CUDA device reads by itself, so that `to("cuda",
+    non_blocking=True)` need not wait. Without a CUDA device it changes nothing. `loader.on("cuda")` does more.
 
     `state_dict()` tells where the loader stands, exactly also inside an epoch; after `load_state_dict` the next `for`
     goes on with the batch that would have come then, whatever the number of workers was and is. Batches made ahead do
@@ -75,6 +79,7 @@ class DataLoader:
         seed: int = 0,
         num_workers: int = 0,
         prefetch_factor: int = 2,
+        pin_memory: bool = False,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
@@ -89,6 +94,7 @@ class DataLoader:
         self.seed = seed
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
+        self.pin_memory = pin_memory
         self._plan = Plan(dataset, batch_size, shuffle, drop_last, seed)
         self._pool: Pool | None = None  # workers that wait for an epoch
         self._epoch = 0  # the epoch that is under way or comes next
@@ -100,12 +106,36 @@ class DataLoader:
         return len(self._plan)
 
     def __iter__(self) -> Iterator[Batch]:
+        if not self.pin_memory or not cuda.is_available():
+            return self._epoch_of(lambda batches: batches)
+        return self._epoch_of(lambda batches: (tuple(map(pinned, batch)) for batch in batches))
+
+    def on(self, device: str) -> Iterator[tuple[Any, ...]]:
+        """One epoch, as `for batch in loader`, of tuples of CuPy arrays on "cuda" or "cuda:N".
+
+        While a batch is used the next one is on its way, on a stream of its own: a step need not wait for its data.
+        """
+        there = uploader(device)
+
+        def sent(batches: Iterator[Batch]) -> Iterator[tuple[Any, ...]]:
+            coming = None
+            for batch in batches:
+                last, coming = coming, there.send(batch)  # before the step on the last one is given to the device
+                if last is not None:
+                    yield there.receive(last)
+            if coming is not None:
+                yield there.receive(coming)
+
+        return self._epoch_of(sent)
+
+    def _epoch_of(self, through: Callable[[Iterator[Batch]], Iterator[Any]]) -> Iterator[Any]:
+        """The batches of the epoch that comes, as `through` makes them; each counts when it is handed out."""
         if not self._resumed:
             self._epoch, self._position = self._epoch + 1, 0
         self._resumed = False
         epoch, first = self._epoch, self._position
         batches = self._here(epoch, first) if not self.num_workers else self._from_workers(epoch, first)
-        for i, batch in enumerate(batches, first):
+        for i, batch in enumerate(through(batches), first):
             self._position = i + 1
             yield batch
 

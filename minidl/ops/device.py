@@ -7,6 +7,6 @@ from ..core.tensor import to_device
 
 transfer = Primitive(
     "transfer(x) -> y",
-    lambda g, *, source, target: transfer(g, source=target, target=source),
-    kernel=lambda x, *, source, target: to_device(x, target),
+    lambda g, *, source, target, non_blocking=False: transfer(g, source=target, target=source),
+    kernel=lambda x, *, source, target, non_blocking=False: to_device(x, target, non_blocking),
 )

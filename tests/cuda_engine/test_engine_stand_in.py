@@ -3,6 +3,7 @@ stand-in refuses what it should: a stand-in that allows everything would find no
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import subprocess
@@ -18,20 +19,38 @@ ASK = """
 import inspect, json, warnings
 warnings.simplefilter("ignore")
 import cupy
-functions, methods, missing, scattering = json.loads(input())
+functions, methods, missing, scattering, cuda = json.loads(input())
 print(json.dumps({
     "functions": {name: list(inspect.signature(getattr(cupy, name)).parameters) for name in functions},
     "methods": {name: (getattr(cupy.ndarray, name).__doc__ or "").split("\\n")[0] for name in methods},
     "missing": [name for name in missing if hasattr(cupy, name)],
+    "cuda": [f"{name}.{part}" for name, parts in cuda.items() for part in parts
+             if not hasattr(getattr(cupy.cuda, name), part)],
     "index": hasattr(cupy.ndarray, "__index__"),
     "weak references": cupy.ndarray.__weakrefoffset__ != 0,
 }))
 """
 
 
+CUDA = {  # what the engine uses of CuPy's classes and functions
+    "Device": "id use synchronize attributes compute_capability",
+    "Event": "record synchronize done",
+    "Graph": "launch",
+    "Memory": "size ptr",
+    "MemoryPointer": "mem ptr",
+    "MemoryPool": "malloc free_all_blocks",
+    "Stream": "record wait_event synchronize begin_capture end_capture is_capturing",
+    "alloc_pinned_memory": "",
+    "get_current_stream": "",
+    "get_elapsed_time": "",
+    "using_allocator": "",
+}
+
+
 @pytest.fixture(scope="module")
 def real():
-    words = json.dumps([list(FUNCTIONS), list(METHODS), sorted(MISSING), list(SCATTERING)])
+    cuda = {name: parts.split() for name, parts in CUDA.items()}
+    words = json.dumps([list(FUNCTIONS), list(METHODS), sorted(MISSING), list(SCATTERING), cuda])
     done = subprocess.run([sys.executable, "-c", ASK], input=words, capture_output=True, text=True, check=False)
     if "No module named 'cupy'" in done.stderr:
         pytest.skip("CuPy is not installed")
@@ -40,7 +59,7 @@ def real():
 
 
 def test_names_and_arguments_are_cupys(real):
-    assert real["missing"] == [] and not real["index"] and real["weak references"]
+    assert real["missing"] == real["cuda"] == [] and not real["index"] and real["weak references"]
     for name, arguments in FUNCTIONS.items():
         assert set(arguments.split()) <= set(real["functions"][name]), name
     for name, arguments in METHODS.items():
@@ -48,6 +67,18 @@ def test_names_and_arguments_are_cupys(real):
         if arguments and found:
             names = [part.split("=")[0].split()[-1].lstrip("*") for part in found[1].split(", ")]
             assert set(arguments.split()) <= set(names), (name, names)
+
+
+def test_streams_graphs_and_memory_have_cupys_names(cupy):
+    instances = {
+        "Device": cupy.cuda.Device(), "Event": cupy.cuda.Event(), "Memory": cupy.cuda.Memory(8),
+        "MemoryPool": cupy.cuda.MemoryPool(), "MemoryPointer": cupy.cuda.MemoryPool().malloc(8),
+        "Stream": cupy.cuda.Stream(non_blocking=True), "Graph": cupy.cuda.Graph(),
+    }  # fmt: skip
+    for name, parts in CUDA.items():
+        for part in parts.split():
+            assert part == "ptr" or hasattr(instances[name], part), (name, part)
+        assert hasattr(cupy.cuda, name)
 
 
 @pytest.fixture
@@ -100,6 +131,7 @@ def test_views_know_their_base_as_cupys_do(cupy):
 
 
 def test_memory_is_counted_and_limited(cupy):
+    gc.collect()
     before = cupy.memory.used
     x = cupy.zeros(1000)
     assert cupy.memory.used == before + 8000 and x[:10].base is x and cupy.memory.used == before + 8000

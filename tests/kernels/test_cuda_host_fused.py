@@ -31,6 +31,7 @@ from minidl.kernels.cuda import (
 )
 from minidl.kernels.geometry import ConvGeometry
 from minidl.kernels.reference import conv as reference_conv
+from minidl.kernels.reference import elementwise as reference_elementwise
 from minidl.kernels.reference import normalization as reference_normalization
 from minidl.kernels.reference import recurrent as reference_recurrent
 from minidl.kernels.reference import reduction
@@ -290,6 +291,17 @@ def sgd(p, g, velocity, *, decay, momentum, keep, nesterov, rate):
     return p - rate * (g + momentum * velocity if nesterov else velocity), velocity
 
 
+def take_adam(kernels, *arrays):
+    """A step of one parameter by these kernels."""
+    options = {name: ADAM[name] for name in ("shrink", "decay", "betas", "eps")}
+    kernels.adam([arrays], [(ADAM["root"], ADAM["rate"])], **options)
+
+
+def take_sgd(kernels, *arrays, nesterov):
+    options = {name: SGD[name] for name in ("decay", "momentum", "rate")}
+    kernels.sgd([arrays], [(SGD["keep"],)], nesterov=nesterov, **options)
+
+
 @pytest.mark.parametrize("dtype", NEAR)
 @pytest.mark.parametrize("shape", [(), (300,), (3, 4, 5)])
 def test_steps_of_optimizers(cupy, shape, dtype):
@@ -300,13 +312,13 @@ def test_steps_of_optimizers(cupy, shape, dtype):
         p, g, mean, square = (a.transpose(1, 2, 0) for a in (p, g, mean, square))
     device = [cupy.asarray(a) for a in (p, g, mean, square)]
     assert optimizer.covers(*device)
-    optimizer.adam(*device, **ADAM)
+    take_adam(optimizer, *device)
     for actual, right in zip((device[0], *device[2:]), adam(*map(wide, (p, g, mean, square)), **ADAM), strict=True):
         close(actual, np.asarray(right), dtype)
     for velocity in (None, mean):
         for nesterov in (False, True):
             device = [None if a is None else cupy.asarray(a) for a in (p, g, velocity)]
-            optimizer.sgd(*device, nesterov=nesterov, **SGD)
+            take_sgd(optimizer, *device, nesterov=nesterov)
             moving = None if velocity is None else wide(velocity)
             right = sgd(wide(p), wide(g), moving, nesterov=nesterov, **SGD)
             for actual, value in zip(device[::2], right, strict=False):
@@ -317,8 +329,62 @@ def test_steps_take_gradients_that_lie_otherwise_but_no_such_state(cupy):
     p, g = cupy.zeros((3, 4)), cupy.asarray(np.arange(12.0).reshape(4, 3)).T
     assert optimizer.covers(p, g, None) and not optimizer.covers(p, p, g)
     assert not optimizer.covers(p, p.astype("float32")) and not optimizer.covers(p[:, ::2], p[:, ::2])
-    optimizer.sgd(p, g, None, decay=0, momentum=0, keep=1, nesterov=False, rate=1)
+    optimizer.sgd([(p, g, None)], [(1,)], decay=0, momentum=0, nesterov=False, rate=1)
     np.testing.assert_array_equal(p.get(), -g.get())
+
+
+SIZES = [1, 255, 256, 257, 0, 1000, 3, *range(2 * optimizer.MOST)]  # more than fit into two launches
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_step_of_many_tensors(cupy, order):
+    """Each with numbers of its own, between others' memory that must stay as it is."""
+    rng = np.random.default_rng(0)
+    draw = lambda: [cupy.asarray(rng.standard_normal(n)) for n in SIZES]
+    fields = [[cupy.asarray(np.full(n + 64, 7.0)) for n in SIZES] for _ in range(3)]
+    gradients, values = draw(), [draw() for _ in fields]
+    for arrays, places in zip(values, fields, strict=True):
+        for a, place in zip(arrays, places, strict=True):
+            place[32 : 32 + a.size] = abs(a)
+    framed = [[place[32 : 32 + n] for place, n in zip(places, SIZES, strict=True)] for places in fields]
+    before = [[a.get().copy() for a in arrays] for arrays in framed]
+    numbers = [(1 + i / 100, 0.01 * i) for i in range(len(SIZES))]
+    options = {"shrink": 0.99, "decay": 0.1, "betas": (0.9, 0.99), "eps": 1e-3}
+    p, mean, square = framed
+    with thread_order(order):
+        optimizer.adam([*zip(p, gradients, mean, square, strict=True)], numbers, **options)
+    for i, (root, rate) in enumerate(numbers):
+        right = adam(before[0][i], gradients[i].get(), before[1][i], before[2][i], **options, root=root, rate=rate)
+        for a, expected in zip((p[i], mean[i], square[i]), right, strict=True):
+            close(a, expected, "float64")
+    velocities = [None if i % 3 == 0 else v for i, v in enumerate(mean)]
+    before = [[a.get().copy() for a in arrays] for arrays in (p, mean)]
+    with thread_order(order):
+        optimizer.sgd(
+            [*zip(p, gradients, velocities, strict=True)], [(keep,) for _, keep in numbers], decay=0.1, momentum=0.9,
+            nesterov=True, rate=0.5,
+        )  # fmt: skip
+    for i, (_, keep) in enumerate(numbers):
+        velocity = None if velocities[i] is None else before[1][i]
+        given = (before[0][i], gradients[i].get(), velocity)
+        right = sgd(*given, decay=0.1, momentum=0.9, keep=keep, nesterov=True, rate=0.5)
+        for a, expected in zip((p[i], mean[i]), right, strict=False):
+            close(a, expected, "float64")
+    for places in fields:
+        for place, n in zip(places, SIZES, strict=True):
+            host = place.get()
+            assert (host[:32] == 7).all() and (host[32 + n :] == 7).all()
+
+
+def test_one_launch_for_many_tensors(cupy, monkeypatch):
+    launched = []
+    original = fused.run
+    monkeypatch.setattr(fused, "run", lambda *given: (launched.append(given[1]), original(*given)))
+    parameters = [minidl.ones(n, device="cuda", requires_grad=True) for n in range(1, 20)]
+    for p in parameters:
+        p.grad = minidl.ones(p.shape[0], device="cuda")
+    minidl.optim.Adam(parameters).step()
+    assert launched == ["adam_kernel"]
 
 
 # ---- dropout
@@ -404,6 +470,33 @@ def test_the_gradient_of_relu_passes_nan(cupy):
     y = cupy.asarray(np.array([[[np.nan, -1.0, 0.0, 1.0]]]))
     gz, gb = elementwise.conv_relu_slope(cupy.ones((1, 1, 4)), y)
     assert gz.get().tolist() == [[[1, 0, 0, 1]]] and gb.get().tolist() == [2]
+
+
+# ---- gelu
+GELU = ("gelu", "gelu_gradient", "gelu_tanh", "gelu_tanh_gradient")
+
+
+@given(st.sampled_from(GELU), SHAPES, DTYPES, st.booleans(), SEEDS)
+@settings(max_examples=30)
+def test_gelu(name, shape, dtype, last, seed):
+    rng = np.random.default_rng(seed)
+    g, x = (normal(rng, shape, dtype, last) * np.asarray(3, dtype) for _ in range(2))
+    arrays = (g, x) if name.endswith("gradient") else (x,)
+    with installed() as cupy:
+        y = getattr(elementwise, name)(*map(cupy.asarray, arrays))
+        assert lies_like(y, x)
+        close(y, getattr(reference_elementwise, name)(*map(wide, arrays)).astype(dtype), dtype)
+
+
+@pytest.mark.parametrize("name", GELU)
+def test_gelu_at_the_ends(cupy, name):
+    ends = cupy.asarray(np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0]))
+    ones = (cupy.ones(6),) if name.endswith("gradient") else ()
+    expected = [np.nan, 1, 0, 1, 0, 0.5] if ones else [np.nan, np.inf, 0, 1e30, 0, 0]
+    np.testing.assert_array_equal(getattr(elementwise, name)(*ones, ends).get(), expected)
+    column = cupy.zeros((3, 1))  # what broadcasts is the reference's
+    other = (cupy.ones((3, 2)),) if ones else ()
+    assert getattr(elementwise, name)(*other, column).shape == ((3, 2) if ones else (3, 1))
 
 
 # ---- all of them

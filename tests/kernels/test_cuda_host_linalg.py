@@ -13,7 +13,7 @@ import minidl
 from minidl.checking import cuda_host
 from minidl.checking.cuda_host import installed, thread_order
 from minidl.core.tensor import to_device
-from minidl.kernels import precision
+from minidl.kernels import capture, precision
 from minidl.kernels.cuda import launch, linalg, plan
 from minidl.kernels.cuda.plan import Tile
 from minidl.kernels.reference import linalg as reference
@@ -24,9 +24,11 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 # Tiny, so that small problems have many; one for each arithmetic that a test here computes in.
 TINY_TILES = {
     ("gather", "FMA float"): (Tile(8, 16, 1, 2, 64, 3),),
+    ("gather", "FMA double"): (Tile(16, 8, 2, 1, 64, 3),),
     ("gather", "tensor"): (Tile(32, 16, 2, 1, 64, 4),),
     ("gather", "TF32X3"): (Tile(16, 16, 1, 1, 128, 3),),
     ("weight", "FMA float"): (Tile(16, 64, 1, 2, 64, 3),),
+    ("weight", "FMA double"): (Tile(16, 32, 1, 1, 64, 3),),
     ("weight", "tensor"): (Tile(16, 32, 1, 2, 64, 4),),
     ("weight", "TF32X3"): (Tile(16, 64, 1, 2, 64, 3),),
 }
@@ -268,6 +270,44 @@ def test_strict_products_beside_the_switch_of_cupy(tiny, monkeypatch, size):
     x, w = wide(x, w)
     for y, exact in zip(results, (x @ w.T, x.T @ w, x @ w), strict=True):
         assert abs(y.get() - exact).max() < 5e-7 * abs(exact).max()
+
+
+@pytest.mark.parametrize("capability", [75, 90])
+@pytest.mark.parametrize("size", [1, 40])
+def test_a_captured_step_has_no_product_of_cublas(tiny, idle, monkeypatch, capability, size):
+    """Neither a strict one nor one that is small, has few columns, or is on an old device; whole numbers never were."""
+    monkeypatch.setattr(plan, "TINY", 2**12)
+    forget()
+    with installed() as cupy, capture.recording(capture.Recorder(cupy.asarray)), monkeypatch.context() as patch:
+        patch.setattr(launch, "properties", lambda device: (capability, 40, 64 * 1024))
+        for dtype in ("float32", "float64", "float16"):
+            for name in precision.MATMUL_NAMES:
+                precision.set_float32_matmul_precision(name)
+                x, w, stack = map(cupy.asarray, whole(0, (size, 16), (12, 16), (3, 16, 2), dtype=dtype))
+                linalg.linear(x, w, None)
+                linalg.linear_weight(x[:, :8], x)
+                assert linalg.matmul(x, stack).shape == (3, size, 2)
+                linalg.contract(x, w, subscripts=("ij", "kj", "ik"))
+        assert not tiny.cupy
+        assert linalg.linear(x[:0], w, None).shape == (0, 12)
+        linalg.linear(x.astype("int32"), w.astype("int32"), None)
+    assert tiny.cupy == ["linear", "linear"]
+
+
+def test_strict_products_of_a_captured_step(tiny):
+    rng, exact = np.random.default_rng(0), np.longdouble
+    x, w, b, g = (rng.standard_normal(s) for s in ((3, 21, 17), (18, 17), (18,), (3, 21, 18)))
+    with installed() as cupy, capture.recording(capture.Recorder(cupy.asarray)):
+        there = [cupy.asarray(a) for a in (x, w, b, g)]
+        found = [linalg.linear(*there[:3]), linalg.linear_weight(there[3], there[0])]
+        found.append(linalg.matmul(there[0], there[0].transpose(0, 2, 1)))
+        found = [a.get() for a in found]
+    wide = [a.astype(exact) for a in (x, w, b, g)]
+    expected = [wide[0] @ wide[1].T + wide[2], np.einsum("tno,tni->oi", wide[3], wide[0])]
+    expected.append(wide[0] @ wide[0].transpose(0, 2, 1))
+    for a, e in zip(found, expected, strict=True):
+        assert a.dtype == "float64" and abs(a - e).max() < 1e-14 * abs(e).max()
+    assert not tiny.cupy and {k.split("_")[1] for k in tiny.kernels if k.startswith(("gather", "weight"))} == {"fma"}
 
 
 def test_small_products_old_devices_and_empty_ones_are_cupys(tiny, monkeypatch):
