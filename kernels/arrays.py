@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
 import numpy as np
 
+from . import capture
+
 Array = Any  # numpy.ndarray or cupy.ndarray
 
+MANY = 8  # arrays that CuPy concatenates one by one
 LARGE = 2**18  # elements from which on an elementwise operation on the CPU is worth dividing
 
 
@@ -19,6 +22,38 @@ def namespace(x: Array) -> Any:
     if isinstance(x, (np.ndarray, np.generic)):
         return np
     return sys.modules[type(x).__module__.partition(".")[0]]
+
+
+def is_bfloat16(dtype: Any) -> bool:
+    """Whether a dtype is the bfloat16 of ml_dtypes, which is of NumPy's kind V."""
+    return dtype.kind == "V" and dtype.name == "bfloat16"
+
+
+def is_floating(dtype: Any) -> bool:
+    """Whether a dtype is floating-point: one of NumPy's, or bfloat16."""
+    return dtype.kind == "f" or is_bfloat16(dtype)
+
+
+def concatenate(arrays: Sequence[Array], axis: int) -> Array:
+    """One array behind the other. In a step that is captured, of more than MANY by as many copies: CuPy would send the
+    addresses of all to the device, which no graph can repeat."""
+    xp = namespace(arrays[0])
+    if len(arrays) <= MANY or not capture.active():
+        return xp.concatenate(arrays, axis)
+    axis %= arrays[0].ndim
+    lengths = [a.shape[axis] for a in arrays]
+    shape = (*arrays[0].shape[:axis], sum(lengths), *arrays[0].shape[axis + 1 :])
+    out, begin = xp.empty(shape, np.result_type(*(a.dtype for a in arrays))), 0
+    for a, length in zip(arrays, lengths, strict=True):
+        out[(slice(None),) * axis + (slice(begin, begin + length),)] = a
+        begin += length
+    return out
+
+
+def stack(arrays: Sequence[Array], axis: int) -> Array:
+    """The arrays side by side along a new axis."""
+    xp = namespace(arrays[0])
+    return xp.stack(arrays, axis) if xp is np else concatenate([xp.expand_dims(a, axis) for a in arrays], axis)
 
 
 def add_at(out: Array, index: Any, values: Array) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .arrays import LARGE, in_memory_order
 from .columns import COLUMNS
-from .reference import conv, elementwise, indexing, linalg, normalization, pool, reduction, shape
+from .reference import binary, conv, elementwise, indexing, linalg, normalization, pool, reduction, shape
 
 Kernel = Callable[..., Any]
 
@@ -86,10 +86,10 @@ def pieces(kernel: Any, loop: str | None = None) -> Row:
 def reduced(kernel: Any, how: str = "reduction") -> Row:
     """A reduction (or, with how="rows", a function of rows) for all columns, divided likewise on the CPU."""
 
-    def call(x: Any, **at: Any) -> Any:
-        if x.size < LARGE:
-            return kernel(x, **at)
-        return getattr(import_module(f"{__package__}.cpu.pieces"), how)(kernel, x, **at)
+    def call(*arrays: Any, **at: Any) -> Any:
+        if arrays[-1].size < LARGE:
+            return kernel(*arrays, **at)
+        return getattr(import_module(f"{__package__}.cpu.pieces"), how)(kernel, *arrays, **at)
 
     return Row(kernel, call, kernel, kernel)
 
@@ -148,8 +148,16 @@ TABLE: dict[str, Row] = {
     "isnan":             pieces(np.isnan),
     # elementwise: our own
     "square":            pieces(elementwise.square),
-    "sigmoid":           pieces(elementwise.sigmoid),
-    "softplus":          pieces(elementwise.softplus),
+    "sigmoid":           pieces(elementwise.sigmoid, "sigmoid"),
+    "softplus":          pieces(elementwise.softplus, "softplus"),
+    "silu":              pieces(elementwise.silu, "silu"),
+    "elu":               pieces(elementwise.elu, "elu"),
+    "elu_gradient":      pieces(elementwise.elu_gradient, "elu_gradient"),
+    "gelu":              gpu(pieces(elementwise.gelu, "gelu"), "elementwise.gelu"),
+    "gelu_gradient":     gpu(pieces(elementwise.gelu_gradient, "gelu_gradient"), "elementwise.gelu_gradient"),
+    "gelu_tanh":         gpu(pieces(elementwise.gelu_tanh, "gelu_tanh"), "elementwise.gelu_tanh"),
+    "gelu_tanh_gradient":
+        gpu(pieces(elementwise.gelu_tanh_gradient, "gelu_tanh_gradient"), "elementwise.gelu_tanh_gradient"),
     "relu":              pieces(elementwise.relu),
     "positive_part":     pieces(elementwise.positive_part, "positive_part"),
     "leaky_relu":        pieces(elementwise.leaky_relu, "leaky_relu"),
@@ -181,6 +189,8 @@ TABLE: dict[str, Row] = {
     "logsumexp":         gpu(every(reduction.logsumexp), "losses.logsumexp"),
     "softmax":           gpu(reduced(reduction.softmax, "rows"), "losses.softmax"),
     "log_softmax":       gpu(reduced(reduction.log_softmax, "rows"), "losses.log_softmax"),
+    "softmax_gradient":  reduced(reduction.softmax_gradient, "rows"),
+    "log_softmax_gradient": reduced(reduction.log_softmax_gradient, "rows"),
     # shape and indexing
     "reshape":           every(shape.reshape),
     "transpose":         every(shape.transpose),
@@ -201,6 +211,9 @@ TABLE: dict[str, Row] = {
     # products of matrices
     "matmul":            fast(linalg.matmul, "linalg.matmul"),
     "linear":            fast(linalg.linear, "linalg.linear"),
+    "linear_activated":  fast(linalg.linear_activated, "linalg.linear_activated"),
+    "linear_activated_slope":
+        on_cpu(linalg.linear_activated_slope, "linalg.linear_activated_slope"),
     "linear_weight":     fast(linalg.linear_weight, "linalg.linear_weight"),
     "contract":          fast(linalg.contract, "linalg.contract"),
     # recurrences
@@ -217,6 +230,9 @@ TABLE: dict[str, Row] = {
     "softmax_cross_entropy":
         gpu(on_cpu(normalization.softmax_cross_entropy, "normalization.softmax_cross_entropy"),
             "losses.softmax_cross_entropy"),
+    "binary_cross_entropy":          on_cpu(binary.binary_cross_entropy, "binary.binary_cross_entropy"),
+    "binary_cross_entropy_backward":
+        on_cpu(binary.binary_cross_entropy_backward, "binary.binary_cross_entropy_backward"),
     "batch_norm_backward":
         device(normalization.batch_norm_backward, "normalization.batch_norm_backward"),
     "softmax_cross_entropy_backward":
@@ -241,6 +257,12 @@ def home(kind: type) -> str:
             raise TypeError(f"no backend computes with objects of type {kind.__module__}.{kind.__qualname__}")
         HOME[kind] = column
     return column
+
+
+def own(operation: str, column: str) -> bool:
+    """Whether the kernel of a column was written for it: neither the reference nor an array library's function."""
+    cell = TABLE[operation].cells.get(column)
+    return isinstance(cell, lazy) and cell.module.partition(".")[0] == column
 
 
 def find(operation: str, column: str) -> Kernel:

@@ -35,59 +35,6 @@ from .core import (
     vjp,
 )
 from .functional.activation import relu
-from .functional.array import (
-    all,
-    amax,
-    amin,
-    any,
-    argmax,
-    argmin,
-    argsort,
-    bmm,
-    broadcast_to,
-    cat,
-    chunk,
-    clamp,
-    cumsum,
-    diagonal,
-    flatten,
-    flip,
-    gather,
-    index_select,
-    log_softmax,
-    logsumexp,
-    matmul,
-    max,
-    mean,
-    min,
-    mm,
-    movedim,
-    norm,
-    outer,
-    permute,
-    prod,
-    reciprocal,
-    repeat,
-    reshape,
-    roll,
-    rsqrt,
-    softmax,
-    sort,
-    split,
-    squeeze,
-    stack,
-    std,
-    sum,
-    take_along_dim,
-    topk,
-    transpose,
-    tril,
-    triu,
-    unbind,
-    unflatten,
-    unsqueeze,
-    var,
-)  # fmt: skip
 from .functional.comparison import allclose, equal
 from .functional.creation import (
     arange,
@@ -109,10 +56,11 @@ from .functional.creation import (
     zeros_like,
 )  # fmt: skip
 from .functional.einsum import einsum
-from .functional.elementwise import (
+from .functional.elementwise import (  # fmt: skip
     abs,
     add,
     ceil,
+    clamp,
     clone,
     cos,
     div,
@@ -133,7 +81,9 @@ from .functional.elementwise import (
     mul,
     neg,
     pow,
+    reciprocal,
     round,
+    rsqrt,
     sigmoid,
     sign,
     sin,
@@ -142,7 +92,48 @@ from .functional.elementwise import (
     sub,
     tanh,
     where,
-)  # fmt: skip
+)
+from .functional.indexing import argsort, diagonal, gather, index_select, sort, take_along_dim, topk, tril, triu
+from .functional.products import bmm, matmul, mm, outer
+from .functional.reduction import (
+    all,
+    amax,
+    amin,
+    any,
+    argmax,
+    argmin,
+    cumsum,
+    log_softmax,
+    logsumexp,
+    max,
+    mean,
+    min,
+    norm,
+    prod,
+    softmax,
+    std,
+    sum,
+    var,
+)
+from .functional.shape import (
+    broadcast_to,
+    cat,
+    chunk,
+    flatten,
+    flip,
+    movedim,
+    permute,
+    repeat,
+    reshape,
+    roll,
+    split,
+    squeeze,
+    stack,
+    transpose,
+    unbind,
+    unflatten,
+    unsqueeze,
+)
 
 __version__ = "0.1.0"
 
@@ -152,7 +143,10 @@ float16, float32, float64 = map(_dtype, ("float16", "float32", "float64"))
 
 # Subpackages and functions that are loaded when first used, so that importing minidl stays nearly as quick as NumPy.
 _LATER = {
-    **{name: f"minidl.{name}" for name in ("checking", "data", "inspect", "models", "nn", "optim", "train")},
+    **{
+        name: f"minidl.{name}"
+        for name in ("amp", "checking", "data", "graphs", "inspect", "models", "nn", "optim", "train")
+    },
     "gradcheck": "minidl.checking:gradcheck",
     "gradgradcheck": "minidl.checking:gradgradcheck",
     **{name: f"minidl.inspect:{name}" for name in ("draw_autograd", "draw_layers", "explain", "summary")},
@@ -161,21 +155,27 @@ _LATER = {
         for name in ("conv_precision", "get_float32_matmul_precision", "set_float32_matmul_precision")
     },
     **{name: f"minidl.kernels.cpu.threads:{name}" for name in ("get_num_threads", "set_num_threads")},
+    **{name: f"minidl.kernels.cuda.tuner:{name}" for name in ("get_autotune", "set_autotune")},
     **{name: f"minidl.core.memory:{name}" for name in ("empty_cache", "memory_stats")},
     "cuda": "minidl.core.cuda",
     "OutOfMemoryError": "minidl.core.cuda:OutOfMemoryError",
+    "autocast": "minidl.amp:autocast",
+    "bfloat16": "minidl.core.dtypes:bfloat16",
 }
 
 if TYPE_CHECKING:
-    from . import checking, data, inspect, models, nn, optim, train
+    from . import amp, checking, data, graphs, inspect, models, nn, optim, train
+    from .amp import autocast
     from .checking import gradcheck, gradgradcheck
     from .core import cuda
     from .core.cuda import OutOfMemoryError
+    from .core.dtypes import bfloat16
     from .core.memory import empty_cache, memory_stats
     from .inspect import draw_autograd, draw_layers
     from .inspect.explain import explain
     from .inspect.summary import summary
     from .kernels.cpu.threads import get_num_threads, set_num_threads
+    from .kernels.cuda.tuner import get_autotune, set_autotune
     from .kernels.precision import conv_precision, get_float32_matmul_precision, set_float32_matmul_precision
 
 

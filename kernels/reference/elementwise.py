@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from math import pi, sqrt
 from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, namespace
+from ..arrays import Array, is_bfloat16, is_floating, namespace
 
 
 def power(a: Array, b: Array) -> Array:
@@ -28,7 +29,7 @@ def _check_divisor(operation: str, a: Array, b: Array) -> None:
     host does not wait."""
     if hasattr(b, "dtype") and namespace(b) is not np:
         return
-    whole = all(x.dtype.kind != "f" if hasattr(x, "dtype") else not isinstance(x, float) for x in (a, b))
+    whole = not any(is_floating(x.dtype) if hasattr(x, "dtype") else isinstance(x, float) for x in (a, b))
     if whole and (bool((b == 0).any()) if hasattr(b, "dtype") else b == 0):
         raise ZeroDivisionError(f"{operation}: the divisor b contains 0, by which whole numbers cannot be divided")
 
@@ -49,9 +50,18 @@ def kept(g: Array, mask: Array) -> Array:
     """
     xp = namespace(g)
     if g.size < 1024 or xp is not np:
-        return xp.where(mask, g, g.dtype.type(0))
+        return choose(mask, g, g.dtype.type(0))
     bits = f"i{g.itemsize}"
     return (g.view(bits) & -mask.astype(bits)).view(g.dtype)
+
+
+def choose(mask: Array, a: Array, b: Array) -> Array:
+    """a where the mask holds, else b; arrays or NumPy's scalars of one type. CuPy has no bfloat16 here: its bits do."""
+    xp = namespace(mask)
+    if not is_bfloat16(a.dtype):
+        return xp.where(mask, a, b)
+    bits = [np.asarray(x).view("u2")[()] if isinstance(x, np.generic) else x.view("u2") for x in (a, b)]
+    return xp.where(mask, *bits).view(a.dtype)
 
 
 def larger_part(g: Array, a: Array, b: Array) -> Array:
@@ -72,14 +82,13 @@ def where(condition: Array, a: Array, b: Array) -> Array:
     given = getattr(condition, "dtype", type(condition))
     if getattr(given, "kind", None) != "b":
         raise TypeError(f"where: the condition must be a boolean tensor, not {given}; compare, as in x > 0")
-    xp = namespace(condition)
     if not (hasattr(a, "dtype") or hasattr(b, "dtype")):
         a = np.asarray(a, "float32" if isinstance(a, float) or isinstance(b, float) else None)[()]
     if not hasattr(a, "dtype"):
         a = b.dtype.type(a)
     if not hasattr(b, "dtype"):
         b = a.dtype.type(b)
-    return xp.where(condition, a, b)
+    return choose(condition, a, b)
 
 
 def clamp(x: Array, *, min: float | None, max: float | None, out: Array | None = None) -> Array:
@@ -116,8 +125,88 @@ def sigmoid(x: Array) -> Array:
 
 def softplus(x: Array) -> Array:
     """log(1 + exp(x)) without overflow."""
+    if is_bfloat16(x.dtype):
+        return softplus(x.astype("float32")).astype(x.dtype)
     xp = namespace(x)
     return xp.log1p(xp.exp(-abs(x))) + xp.maximum(x, 0)
+
+
+def silu(x: Array) -> Array:
+    """x * sigmoid(x), 0 where x is minus infinity."""
+    if x.dtype.itemsize == 2:
+        return silu(x.astype("float32")).astype(x.dtype)
+    return namespace(x).maximum(x, -1e4) * sigmoid(x)
+
+
+def elu(x: Array, *, alpha: float) -> Array:
+    """x where it is positive, else alpha (exp(x) - 1)."""
+    if x.dtype.itemsize == 2:
+        return elu(x.astype("float32"), alpha=alpha).astype(x.dtype)
+    xp = namespace(x)
+    return xp.where(x > 0, x, alpha * xp.expm1(xp.minimum(x, 0)))
+
+
+def elu_gradient(g: Array, x: Array, *, alpha: float) -> Array:
+    """g where x > 0, else g alpha exp(x)."""
+    if x.dtype.itemsize == 2:
+        return elu_gradient(g.astype("float32"), x.astype("float32"), alpha=alpha).astype(x.dtype)
+    xp = namespace(x)
+    return g * xp.where(x > 0, x.dtype.type(1), alpha * xp.exp(xp.minimum(x, 0)))
+
+
+FAR = 40.0  # the standard normal distribution is 0 or 1 there, and further out, in double precision
+
+
+def gelu(x: Array) -> Array:
+    """x P(x), where P is the standard normal distribution. As max(x, 0) - |x| P(-|x|): nothing is subtracted from 1."""
+    if x.dtype.itemsize == 2:
+        return gelu(x.astype("float32")).astype(x.dtype)
+    xp = namespace(x)
+    z = xp.minimum(abs(x), FAR)
+    return xp.maximum(x, 0) - z * _normal(-z)
+
+
+def gelu_gradient(g: Array, x: Array) -> Array:
+    """g (P(x) + x p(x)), where P is the standard normal distribution and p its density."""
+    if x.dtype.itemsize == 2:
+        return gelu_gradient(g.astype("float32"), x.astype("float32")).astype(x.dtype)
+    xp = namespace(x)
+    z = xp.minimum(abs(x), FAR)
+    lower = z * xp.exp(-0.5 * z * z) * _DENSITY - _normal(-z)
+    return g * xp.where(x < 0, -lower, 1 + lower)
+
+
+_DENSITY = 1 / sqrt(2 * pi)
+
+
+def _normal(x: Array) -> Array:
+    """The standard normal distribution."""
+    if namespace(x).__name__ == "numpy":
+        from scipy.special import ndtr
+    else:
+        from cupyx.scipy.special import ndtr
+    return ndtr(x)
+
+
+def gelu_tanh(x: Array) -> Array:
+    """x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x³): an approximation of gelu."""
+    if x.dtype.itemsize == 2:
+        return gelu_tanh(x.astype("float32")).astype(x.dtype)
+    near = x.clip(-FAR, FAR)
+    return namespace(x).maximum(x, -FAR) * (0.5 * (1 + namespace(x).tanh(_gelu_inner(near))))
+
+
+def gelu_tanh_gradient(g: Array, x: Array) -> Array:
+    if x.dtype.itemsize == 2:
+        return gelu_tanh_gradient(g.astype("float32"), x.astype("float32")).astype(x.dtype)
+    near = x.clip(-FAR, FAR)
+    t = namespace(x).tanh(_gelu_inner(near))
+    slope = sqrt(2 / pi) * (1 + 3 * 0.044715 * near * near)
+    return g * (0.5 * (1 + t) + 0.5 * near * (1 - t * t) * slope)
+
+
+def _gelu_inner(x: Array) -> Array:
+    return sqrt(2 / pi) * (x + 0.044715 * x * x * x)
 
 
 def relu(x: Array, *, out: Array | None = None) -> Array:
@@ -152,7 +241,7 @@ def erf(x: Array) -> Array:
         from scipy.special import erf
     else:
         from cupyx.scipy.special import erf
-    if x.dtype.kind == "f" and x.dtype.itemsize == 2:
+    if is_floating(x.dtype) and x.dtype.itemsize == 2:
         return erf(x.astype("float32")).astype(x.dtype)
     return erf(x)
 
@@ -163,6 +252,9 @@ def dropout(x: Array, mask: Array, *, scale: float) -> Array:
 
 
 def astype(x: Array, *, dtype) -> Array:
+    if x.dtype.itemsize > 2 and np.dtype(dtype) == np.float16:
+        with np.errstate(over="ignore"):  # infinity is what is meant, as on a CUDA device
+            return x.astype(dtype, copy=False)
     return x.astype(dtype, copy=False)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays import Array, namespace
+import numpy as np
+
+from ..arrays import Array, is_floating, namespace
 
 Axes = tuple[int, ...]
 
 
 def wide(dtype: Any) -> Any:
     """The type that elements are added up in: half precision would lose them, 2048 + 1 is 2048 in it."""
-    if dtype.itemsize == 2 and dtype.kind in "fV":  # V: bfloat16, which NumPy does not know
+    if dtype.itemsize == 2 and is_floating(dtype):
         return "float32"
     return dtype if dtype.kind == "f" else "int64"
 
@@ -24,11 +26,15 @@ def total(x: Array, axis: Axes | int | None, keepdims: bool = False) -> Array:
 def sum(x: Array, *, axis: Axes, keepdims: bool) -> Array:
     """Integers and booleans add up in int64."""
     out = x.sum(axis, keepdims=keepdims, dtype=wide(x.dtype))
-    return out.astype(x.dtype, copy=False) if x.dtype.kind == "f" else out
+    return out.astype(x.dtype, copy=False) if is_floating(x.dtype) else out
 
 
 def spread(y: Array, *, shape: Axes, axis: Axes, keepdims: bool) -> Array:
     """The adjoint of `sum` from `shape`: y repeated along the summed axes (a read-only view)."""
+    if type(y) is np.ndarray and y.size == 1:  # as of a loss, for which NumPy's broadcast_to takes 5 us, and this 1
+        repeated = np.ndarray(shape, y.dtype, y, 0, (0,) * len(shape))
+        repeated.flags.writeable = False
+        return repeated
     if not keepdims:
         y = y.reshape(tuple(1 if i in axis else n for i, n in enumerate(shape)))
     return namespace(y).broadcast_to(y, shape)
@@ -77,7 +83,7 @@ def all(x: Array, *, axis: Axes, keepdims: bool) -> Array:
 
 def cumsum(x: Array, *, axis: int) -> Array:
     out = x.cumsum(axis, dtype=wide(x.dtype))
-    return out.astype(x.dtype, copy=False) if x.dtype.kind == "f" else out
+    return out.astype(x.dtype, copy=False) if is_floating(x.dtype) else out
 
 
 def logsumexp(x: Array, *, axis: Axes, keepdims: bool) -> Array:
@@ -107,3 +113,13 @@ def log_softmax(x: Array, *, axis: int) -> Array:
     shifted = x - x.max(axis, keepdims=True)
     shifted -= xp.log(xp.exp(shifted).sum(axis, keepdims=True, dtype=wide(x.dtype)))
     return shifted
+
+
+def softmax_gradient(g: Array, y: Array, *, axis: int) -> Array:
+    """The gradient of the input of softmax from that of its output y."""
+    return y * (g - total(g * y, axis, keepdims=True))
+
+
+def log_softmax_gradient(g: Array, y: Array, *, axis: int) -> Array:
+    """The gradient of the input of log_softmax from that of its output y."""
+    return g - namespace(y).exp(y) * total(g, axis, keepdims=True)

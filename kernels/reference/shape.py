@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import arrays
 from ..arrays import Array, namespace
 
 Axes = tuple[int, ...]
@@ -33,7 +34,7 @@ def crop(x: Array, *, width: tuple[tuple[int, int], ...]) -> Array:
 
 
 def cat(*xs: Array, axis: int, sizes: Axes) -> Array:
-    return namespace(xs[0]).concatenate(xs, axis)
+    return arrays.concatenate(xs, axis)
 
 
 def split(x: Array, *, axis: int, sizes: Axes) -> list[Array]:
@@ -43,7 +44,7 @@ def split(x: Array, *, axis: int, sizes: Axes) -> list[Array]:
 
 
 def stack(*xs: Array, axis: int) -> Array:
-    return namespace(xs[0]).stack(xs, axis)
+    return arrays.stack(xs, axis)
 
 
 def unbind(x: Array, *, axis: int) -> list[Array]:

@@ -35,6 +35,7 @@ from ..core.mode import enable_grad
 from ..core.primitive import Primitive
 from ..core.random import get_rng_state
 from ..core.tensor import Tensor, to_device
+from ..kernels.arrays import is_floating
 from .report import Failure, GradcheckError, Report, Step, in_layout, save_case
 
 SWEEP = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
@@ -179,6 +180,7 @@ class _Function:
             x = self.inputs[i]
             if x.dtype != np.float64:
                 digits = {"float32": "7e-3, and leaves about 4 digits", "float16": "0.1, and leaves 1 or 2 digits"}
+                digits["bfloat16"] = "0.2, and leaves 1 digit"
                 raise TypeError(
                     f"gradcheck: input {i}{self._named(i)} is {x.dtype}, and finite differences need float64. The best "
                     f"step of a central difference is about the cube root of the machine's precision, in {x.dtype} "
@@ -203,7 +205,7 @@ class _Function:
     def start(self) -> list[Tensor]:
         """The first run: settles which outputs take part."""
         outs = self.tensors()
-        self.outputs = [k for k, y in enumerate(outs) if y.dtype.kind == "f"]
+        self.outputs = [k for k, y in enumerate(outs) if is_floating(y.dtype)]
         found = [outs[k] for k in self.outputs]
         if not any(y.requires_grad for y in found):
             kinds = ", ".join(_describe(y) for y in outs) or "nothing"
@@ -334,7 +336,7 @@ def _snapshot(inputs: tuple) -> list[np.ndarray | None]:
 def _mutations(inputs: tuple, before: list[np.ndarray | None], names: list[str | None]) -> list[Failure]:
     found = []
     for i, (x, old, now) in enumerate(zip(inputs, before, _snapshot(inputs), strict=True)):
-        if old is not None and now is not None and not np.array_equal(old, now, equal_nan=old.dtype.kind == "f"):
+        if old is not None and now is not None and not np.array_equal(old, now, equal_nan=is_floating(old.dtype)):
             what = f"the function or its backward wrote to its input {_describe(x)}"
             found.append(Failure("mutation", what, input=i, name=names[i]))
     return found

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.tensor import Tensor, to_device
 from ..kernels import table
+from ..kernels.arrays import is_floating
 from .gradcheck import gradcheck, gradgradcheck
 from .report import Report
 from .sample import Case, Sample
@@ -93,7 +94,7 @@ def check_constant(sample: Sample, case: Case, device: str = "cpu") -> str:
         for step in (1e-6, -1e-6) if isinstance(x, Tensor) and x.requires_grad else ():
             moved = [*inputs[:i], on(Tensor(x.numpy() + step), device), *inputs[i + 1 :]]
             pairs = zip(outs, _listed(call(*moved)), strict=True)
-            if any(not np.array_equal(a.numpy(), b.numpy(), equal_nan=a.dtype.kind == "f") for a, b in pairs):
+            if any(not np.array_equal(a.numpy(), b.numpy(), equal_nan=is_floating(a.dtype)) for a, b in pairs):
                 return f"the result changes with input {i}, but no gradient flows to it"
     return ""
 
@@ -143,6 +144,4 @@ def _words(error: Exception) -> str:
 def own_kernel(name: str, column: str) -> bool:
     """Whether a primitive has a kernel written for this column, rather than the reference or an array library's
     function."""
-    row = table.TABLE.get(name)
-    cell = None if row is None else row.cells[column]
-    return isinstance(cell, table.lazy) and cell.module.partition(".")[0] == column
+    return name in table.TABLE and table.own(name, column)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.primitive import Primitive
 from ..core.tensor import Tensor
+from ..kernels.arrays import is_floating
 
 Rng = np.random.Generator
 
@@ -30,7 +31,7 @@ class Case:
         """The inputs as new tensors (arrays copied, in their memory order); dtype: of the floating-point ones."""
         out: list[Any] = []
         for i, x in enumerate(self.inputs):
-            if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+            if isinstance(x, np.ndarray) and is_floating(x.dtype):
                 wanted = requires_grad and i not in self.fixed
                 out.append(Tensor(x.astype(dtype or x.dtype, order="K")).requires_grad_(wanted))
             else:

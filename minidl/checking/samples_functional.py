@@ -11,11 +11,17 @@ import numpy as np
 
 from ..core.random import replay
 from ..core.tensor import Tensor
-from ..functional import activation, array, conv, loss, normalization
+from ..functional import activation, conv, loss, normalization
+from ..functional import elementwise as array_elementwise
+from ..functional import indexing as array_indexing
+from ..functional import products as array_products
+from ..functional import reduction as array_reduction
+from ..functional import shape as array_shape
 from ..functional.einsum import einsum
 from .sample import Case, Rng, Sample, away, distinct, normal, positive, scattered
 
 Shape = tuple[int, ...]
+ARRAY_MODULES = (array_elementwise, array_reduction, array_shape, array_indexing, array_products)
 SEED: dict = dict(np.random.PCG64(7).state)  # what dropout draws from, so that every evaluation drops the same elements
 
 
@@ -42,7 +48,8 @@ def _many(*calls: tuple[tuple[Shape, ...], tuple, dict]) -> Callable[[Rng], Iter
 
 
 def _array_functions() -> Iterator[Sample]:
-    row = lambda *args, **kwargs: _row(array, *args, **kwargs)
+    home = lambda name: next((module for module in ARRAY_MODULES if hasattr(module, name)), None)
+    row = lambda name, *args, **kwargs: _row(home(name), name, *args, **kwargs)
     reductions: tuple[tuple[Shape, tuple, dict], ...] = (
         ((2, 3), (), {}),
         ((2, 3), (1,), {}),
@@ -136,11 +143,11 @@ def _array_functions() -> Iterator[Sample]:
 
 
 def _cat(*xs: Any, **params: Any) -> Any:
-    return array.cat(xs, **params)
+    return array_shape.cat(xs, **params)
 
 
 def _stack(*xs: Any, **params: Any) -> Any:
-    return array.stack(xs, **params)
+    return array_shape.stack(xs, **params)
 
 
 def _picked(arguments: Callable[[np.ndarray], tuple]) -> Callable[[Rng], Iterator[Case]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,20 @@ def _linear(rng: Rng) -> Iterator[Case]:
     yield Case((normal(rng, 2, 3), normal(rng, 2, 3), None), note="no bias")
 
 
+def _linear_activated(rng: Rng) -> Iterator[Case]:
+    for activation in ("relu", "tanh", "sigmoid"):
+        for case in _linear(rng):
+            yield replace(case, params={"activation": activation}, note=f"{activation} {case.note}".strip())
+
+
+def _linear_activated_slope(rng: Rng) -> Iterator[Case]:
+    for activation in ("relu", "tanh", "sigmoid"):
+        for shape in ((4, 3), (3,), (2, 2, 3), (0, 3)):
+            y = normal(rng, *shape)
+            y = y * (y > 0) if activation == "relu" else y
+            yield Case((normal(rng, *shape), y), {"activation": activation}, f"{activation} {shape}")
+
+
 def _linear_weight(rng: Rng) -> Iterator[Case]:
     for lead in ((2,), (), (2, 2), (0,)):
         yield Case((normal(rng, *lead, 2), normal(rng, *lead, 3)))
@@ -168,6 +183,17 @@ def _batch_norm_backward(rng: Rng) -> Iterator[Case]:
         x, gamma, beta = case.inputs
         _, mean, var = batch_norm(x, gamma, beta, **case.params)
         yield Case((normal(rng, *x.shape), x, gamma, mean, var), {"needs": [True] * 3, **case.params})
+
+
+def _binary(rng: Rng) -> Iterator[Case]:
+    for shape in ((2, 3), (3,), (), (2, 2, 3), (0, 3)):
+        yield Case((np.asarray(3 * normal(rng, *shape)), np.asarray(normal(rng, *shape))), note=f"{shape}")
+
+
+def _binary_backward(rng: Rng) -> Iterator[Case]:
+    for case in _binary(rng):
+        x, t = case.inputs
+        yield replace(case, inputs=(np.asarray(normal(rng, *x.shape)), x, t), params={"needs": [True, True]})
 
 
 def _cross_entropy(rng: Rng) -> Iterator[Case]:
@@ -229,6 +255,12 @@ def _recurrences() -> Iterator[Sample]:
         yield primitive(f"{forward.name}_backward", _back(forward, build), gradient="none")
 
 
+def _along_both(rng: Rng) -> Iterator[Case]:
+    for case in _along()(rng):
+        (x,) = case.inputs
+        yield Case((normal(rng, *x.shape), x), case.params)
+
+
 def samples() -> Iterator[Sample]:
     yield primitive("sum", _reduction(empty=EMPTY), linear=True)
     yield primitive("spread", _spread, linear=True)
@@ -243,6 +275,8 @@ def samples() -> Iterator[Sample]:
     yield primitive("logsumexp", _reduction(empty=KEPT))
     yield primitive("softmax", _along())
     yield primitive("log_softmax", _along())
+    yield primitive("softmax_gradient", _along_both)
+    yield primitive("log_softmax_gradient", _along_both)
 
     yield primitive(
         "reshape",
@@ -348,11 +382,15 @@ def samples() -> Iterator[Sample]:
         linear=True,
     )
     yield primitive("linear", _linear, linear=True)
+    yield primitive("linear_activated", _linear_activated)
+    yield primitive("linear_activated_slope", _linear_activated_slope, gradient="none")
     yield primitive("linear_weight", _linear_weight, linear=True)
     yield primitive("contract", _contract, linear=True)
 
     yield primitive("batch_norm", _batch_norm)
     yield primitive("batch_norm_backward", _batch_norm_backward, gradient="none")
+    yield primitive("binary_cross_entropy", _binary)
+    yield primitive("binary_cross_entropy_backward", _binary_backward, gradient="none")
     yield primitive("softmax_cross_entropy", _cross_entropy)
     yield primitive("softmax_cross_entropy_backward", _cross_entropy_backward, gradient="none")
     yield from _recurrences()

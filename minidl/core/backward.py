@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from ..kernels import capture
 from ..kernels.arrays import in_memory_order, namespace
 from . import cuda
 from .graph import FREED, Clock, Item, Junction, Leaf, Node, Spec, owner
@@ -38,6 +39,9 @@ def sweep(
     graph: rules run on tensors and are recorded. retain: saved arrays stay. cut: do not go past wanted nodes. follow:
     there are several CUDA devices, and each gradient is computed with where it is.
     """
+    if MODE.get().autocast is not None:  # rules know their types
+        with setting(autocast=None):
+            return sweep(seeds, wanted, graph, retain, cut=cut)
     if graph and not MODE.get().recording:
         with setting(recording=True):
             return sweep(seeds, wanted, graph, retain, cut=cut)
@@ -215,6 +219,12 @@ def _settle(leaf: Leaf, g: Any, graph: bool, given: set[int]) -> None:
     with _settling:
         old = leaf.grad
         if old is not None:
+            recorder = capture.recorder()
+            if recorder is not None and recorder.capturing and not recorder.made(old._data):
+                raise RuntimeError(
+                    "a gradient would be added to one from before the step, which a replay of the captured step "
+                    "cannot repeat: call optimizer.zero_grad() in the step, before backward()"
+                )
             g = old + g if graph or old.node is not None else Tensor(old._data + g._data)
         leaf.grad = g
 
@@ -287,7 +297,12 @@ def _made_seed(output: Tensor, gradient: Any, graph: bool) -> Any:
     elif isinstance(gradient, Tensor):
         if graph and gradient.dtype == output.dtype and gradient.shape == output.shape:
             return gradient
-        array = gradient._data.copy(order="K")  # ours: what comes to rest in a leaf must not be the caller's array
+        array = gradient._data
+        if type(array) is ndarray:
+            array = array.view()
+            array.flags.writeable = False  # what comes to rest in a leaf must not be the caller's array: see _unshared
+        else:
+            array = array.copy(order="K")
     else:
         array = namespace(output._data).array(gradient, output.dtype)
     if array.shape != output.shape:

@@ -19,6 +19,7 @@ class Mode(NamedTuple):
     backend: str | None = None  # column of the kernel table; None follows the type of the array
     capture: Any = None  # inside checkpoint's first run: collects what its function reads
     anomaly: bool = False  # remember where each operation was called, check every gradient
+    autocast: Any = None  # inside amp.autocast: casts the arguments of operations
 
 
 NORMAL = Mode()  # the fast paths of elementwise operations are for this very object

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 from numpy import ndarray
 
-from ..kernels import table
+from ..kernels import bfloat16, table
+from ..kernels.arrays import is_floating
 from . import cuda
 from .graph import Item, Junction, Node, Spec, spec, written_after
 from .mode import MODE, Mode
@@ -62,6 +63,7 @@ class Primitive:
         self.differentiable = len(outs)  # the outputs that gradients flow into; residuals follow them
         self.single = len(outs) + len(rest) == 1 and not self.list_out
         self.kernels: dict[str | None, dict[type, Callable]] = {}  # mode's backend -> array type -> function
+        self.narrow: dict[tuple[str | None, type], Callable] = {}  # the same for bfloat16 arrays
         if kernel is not None:
             table.TABLE[self.name] = table.every(kernel)
         if self.name not in table.TABLE:
@@ -93,6 +95,9 @@ class Primitive:
 
     # ---- forward
     def __call__(self, *args: Any, **params: Any) -> Any:
+        mode = MODE.get()
+        if mode.autocast is not None:
+            args = mode.autocast.cast(self, args, mode)
         values: list[Any] = []
         parents: list[Node | None] = []
         kind = None
@@ -108,7 +113,6 @@ class Primitive:
             else:
                 parents.append(None)
             values.append(arg)
-        mode = MODE.get()
         out = self.run(mode, kind or _kind(values), values, params)
         if kind is None:  # bare arrays in, bare arrays out
             return out
@@ -121,6 +125,8 @@ class Primitive:
     def run(self, mode: Mode, kind: type, values: Sequence, params: dict) -> Any:
         """Compute on bare arrays with the kernel of the right column."""
         try:
+            if "ml_dtypes" in sys.modules and bfloat16.concerned(values):
+                return self.narrow_kernel(mode.backend, kind)(*values, **params)
             return self.kernel(mode.backend, kind)(*values, **params)
         except Exception as error:
             libraries = {type(v).__module__.partition(".")[0] for v in values if hasattr(v, "strides")}
@@ -143,6 +149,17 @@ class Primitive:
             known[kind] = cuda.placed(self.name, function) if home == "cuda" else function
         return known[kind]
 
+    def narrow_kernel(self, backend: str | None, kind: type) -> Callable:
+        """The same for bfloat16 arrays: the kernel itself if it takes them, else on float32 copies."""
+        key = backend, kind
+        if key not in self.narrow:
+            home, function = table.home(kind), self.kernel(backend, kind)
+            column = backend or home
+            narrow = bfloat16.adapted(self.name, column, function, table.own(self.name, column))
+            # copies are made where the arrays are, too
+            self.narrow[key] = cuda.placed(self.name, narrow) if home == "cuda" and narrow is not function else narrow
+        return self.narrow[key]
+
     def record(self, parents: list, values: list, out: Any, params: dict, mode: Mode) -> Any:
         """The result as a tensor (or several) that knows how it was made."""
         for i in self.constant:
@@ -161,7 +178,7 @@ class Primitive:
             node = Junction(self, params, parents, self.saved(parents, values), outs)
             n = len(outs) if self.list_out else self.differentiable
             result = tuple(
-                [Tensor(o, Item(node, i, o) if i < n and o.dtype.kind == "f" else None) for i, o in enumerate(outs)]
+                [Tensor(o, Item(node, i, o) if i < n and is_floating(o.dtype) else None) for i, o in enumerate(outs)]
             )
         if mode.anomaly:
             node.origin = calling_line()
@@ -199,7 +216,7 @@ class Primitive:
             return node
         index = slot - self.inputs
         assert isinstance(node, Junction)
-        return Item(node, index, value) if index < self.differentiable and value.dtype.kind == "f" else None
+        return Item(node, index, value) if index < self.differentiable and is_floating(value.dtype) else None
 
     def check_unchanged(self, node: Node) -> None:
         """Raise if memory that the rules are about to read was written to after this operation ran."""

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy import ndarray
 
-from ..kernels.arrays import namespace
+from ..kernels import capture
+from ..kernels.arrays import is_bfloat16, is_floating, namespace
 from . import cuda
 from .dtypes import DEFAULT, as_dtype
 from .graph import Leaf, Node, stamp, tick
+from .uploads import upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +59,11 @@ class Tensor(Declared):
                 f"shape and dtype must stay"
             )
         stamp(self._data)
+        recorder = capture.recorder()
+        if recorder is not None and recorder.capturing and not recorder.made(self._data):
+            with cuda.working_on(self._data):  # a replay repeats work, not assignments
+                self._data[...] = array
+            return
         self._data = array
         leaf = self._leaf()
         if leaf is not None:
@@ -103,7 +110,7 @@ class Tensor(Declared):
         return self._data.shape if dim is None else self._data.shape[dim]
 
     def is_floating_point(self) -> bool:
-        return self._data.dtype.kind == "f"
+        return is_floating(self._data.dtype)
 
     def __len__(self) -> int:
         if not self._data.shape:
@@ -130,7 +137,10 @@ class Tensor(Declared):
         return format(self.item(), form) if form and self._data.size == 1 else str(self)
 
     def __repr__(self) -> str:
-        body = np.array2string(self._host(), separator=", ", prefix="tensor(", threshold=1000, precision=4)
+        host = self._host()
+        if is_bfloat16(host.dtype):  # NumPy would print its numbers as if they were integers
+            host = host.astype(DEFAULT)
+        body = np.array2string(host, separator=", ", prefix="tensor(", threshold=1000, precision=4)
         notes = []
         if self.dtype != DEFAULT and self.dtype.kind not in "b" and self.dtype != np.dtype("int64"):
             notes.append(f"dtype={self.dtype}")
@@ -184,6 +194,8 @@ class Tensor(Declared):
     def __dlpack__(self, **kwargs: Any) -> Any:
         if self.node is not None:
             raise BufferError("a tensor in a graph cannot be exported: use .detach() first")
+        if is_bfloat16(self.dtype) and isinstance(self._data, np.ndarray):
+            raise BufferError("NumPy cannot export bfloat16 through DLPack: convert it with .float() first")
         return self._data.__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -228,7 +240,7 @@ class Tensor(Declared):
         if not self.is_leaf:
             raise RuntimeError("requires_grad can only be set on leaves; use detach() to leave the graph")
         if wanted and self.node is None:
-            if self.dtype.kind != "f":
+            if not is_floating(self.dtype):
                 raise TypeError(f"only floating-point tensors can require gradients; this one is {self.dtype}")
             frozen = getattr(self, "_frozen", None)  # switched off and on again, it keeps its gradient
             self.node = frozen if frozen is not None else Leaf(self._data)
@@ -402,8 +414,8 @@ def from_dlpack(other: Any) -> Tensor:
     return Tensor(array)
 
 
-def to_device(array: Any, device: str) -> Any:
-    """The array on "cpu", "cuda" or "cuda:N"; itself if it is there already."""
+def to_device(array: Any, device: str, non_blocking: bool = False) -> Any:
+    """The array on "cpu", "cuda" or "cuda:N"; itself if it is there already. non_blocking: see `Tensor.to`."""
     place = place_of(device)
     if place is None:
         return array if isinstance(array, np.ndarray) else _to_host(array)
@@ -411,8 +423,10 @@ def to_device(array: Any, device: str) -> Any:
         if place.id == array.device.id:
             return array
         place.__class__(array.device.id).synchronize()  # its stream does not know of the other device's
+        with place, cuda.naming(f"to({str(device)!r})"):
+            return cuda.cupy().asarray(array)
     with place, cuda.naming(f"to({str(device)!r})"):
-        return cuda.cupy().asarray(array)
+        return upload(array, non_blocking)
 
 
 def place_of(device: str) -> Any:

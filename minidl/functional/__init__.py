@@ -2,7 +2,6 @@
 
 from . import methods
 from .activation import *
-from .array import log_softmax, logsumexp, pad, softmax
 from .conv import (
     avg_pool1d,
     avg_pool2d,
@@ -22,3 +21,5 @@ from .conv import (
 from .loss import *
 from .normalization import batch_norm
 from .onehot import one_hot
+from .reduction import log_softmax, logsumexp, softmax
+from .shape import pad

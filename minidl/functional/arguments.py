@@ -12,6 +12,7 @@ from ..core import cuda
 from ..core.dtypes import DEFAULT
 from ..core.mode import MODE
 from ..core.tensor import Tensor
+from ..kernels.arrays import is_floating
 from ..ops.elementwise import astype
 
 
@@ -26,17 +27,20 @@ def check_array(function: str, name: str, value: Any) -> None:
 
 
 def check_floating(function: str, **arrays: Any) -> None:
-    """All given arrays (None is skipped) are tensors of one and the same floating-point type."""
-    first: tuple[str, np.dtype] | None = None
+    """All given arrays (None is skipped) are tensors of one and the same floating-point type. The types that
+    amp.autocast casts count as one inside it."""
+    first: tuple[str, np.dtype, bool] | None = None
+    autocast = MODE.get().autocast
     for name, value in arrays.items():
         if value is None:
             continue
         check_array(function, name, value)
-        if value.dtype.kind != "f":
+        if not is_floating(value.dtype):
             raise TypeError(f"{function}: {name} must be floating-point, not {value.dtype}; convert it with .float()")
+        cast = autocast is not None and autocast.covers(value)
         if first is None:
-            first = (name, value.dtype)
-        elif value.dtype != first[1]:
+            first = (name, value.dtype, cast)
+        elif value.dtype != first[1] and not (cast and first[2]):
             raise TypeError(
                 f"{function}: {first[0]} is {first[1]} but {name} is {value.dtype}; give both the same type with "
                 f".to(dtype)"
@@ -136,9 +140,15 @@ def within(function: str, input: Any, **bounds: Any) -> tuple[Any, dict[str, Any
                 f"{function}: {name} must be a number, not {type(bound).__name__}; for tensors there are maximum and "
                 f"minimum"
             )
-    if input.dtype.kind != "f" and any(isinstance(bound, float) for bound in bounds.values()):
+    if not is_floating(input.dtype) and any(isinstance(bound, float) for bound in bounds.values()):
         input = astype(input, dtype=DEFAULT)
     return input, bounds
+
+
+def single_in_autocast(*tensors: Any) -> tuple:
+    """Inside amp.autocast what it casts as float32, for functions whose every part needs that; else as they are."""
+    autocast = MODE.get().autocast
+    return tensors if autocast is None else tuple(map(autocast.single, tensors))
 
 
 def in_single(function: Any, input: Any, *args: Any) -> Any:

@@ -10,7 +10,7 @@ from ..ops import conv as ops
 from ..ops import pool
 from ..ops.elementwise import astype
 from .arguments import check_array, check_floating, check_shape
-from .array import reshape, squeeze, unsqueeze
+from .shape import reshape, squeeze, unsqueeze
 
 Sizes = int | Sequence[int]
 Activation = Literal["relu"] | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..core import cuda
 from ..core.dtypes import DEFAULT, as_dtype
 from ..core.random import generator
 from ..core.tensor import Tensor, place_of, to_device
+from ..kernels import capture
 from .arguments import sizes
 
 
@@ -26,8 +28,27 @@ def _filled(make: str, device: str | None, requires_grad: bool, *args: Any) -> T
 
 
 def _new(array: np.ndarray, device: str | None, requires_grad: bool) -> Tensor:
-    result = Tensor(array if device is None else to_device(array, device))
+    return _made(lambda: array, device, requires_grad)
+
+
+def _made(make: Callable[[], np.ndarray], device: str | None, requires_grad: bool) -> Tensor:
+    """Of the array that make() gives; in a step that is captured, of one that it gives before every replay."""
+    place = None if device is None else place_of(device)
+    if place is None:
+        result = Tensor(make())
+    else:
+        with place:
+            result = Tensor(capture.array(make, lambda array: to_device(array, f"cuda:{place.id}")))
     return result.requires_grad_() if requires_grad else result
+
+
+def constant(make: Callable[[], np.ndarray], beside: Any) -> Any:
+    """The array that make() gives, every time the same one, where a tensor or an array is."""
+    array = beside._data if isinstance(beside, Tensor) else beside
+    if isinstance(array, np.ndarray):
+        return make()
+    with cuda.working_on(array):
+        return capture.array(make, partial(to_device, device=f"cuda:{array.device.id}"))
 
 
 def _dtype(dtype: Any) -> np.dtype:
@@ -81,17 +102,18 @@ def eye(n: int, m: int | None = None, *, dtype: Any = None, device: str | None =
 
 def rand(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Uniform random numbers in [0, 1)."""
-    return _new(_draw(generator().random, sizes("rand", size), _dtype(dtype)), device, requires_grad)
+    return _made(_draw("random", sizes("rand", size), _dtype(dtype)), device, requires_grad)
 
 
 def randn(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Random numbers from the standard normal distribution."""
-    return _new(_draw(generator().standard_normal, sizes("randn", size), _dtype(dtype)), device, requires_grad)
+    return _made(_draw("standard_normal", sizes("randn", size), _dtype(dtype)), device, requires_grad)
 
 
-def _draw(method: Callable, size: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    drawn = method(size, dtype=np.float64 if dtype == np.float64 else np.float32)
-    return np.asarray(drawn).astype(dtype, copy=False)
+def _draw(method: str, size: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarray]:
+    """A function that draws from minidl's stream."""
+    drawn = np.float64 if dtype == np.float64 else np.float32
+    return lambda: np.asarray(getattr(generator(), method)(size, dtype=drawn)).astype(dtype, copy=False)
 
 
 def randint(
@@ -107,24 +129,23 @@ def randint(
         low, high, size = 0, low, high
     if high is None:
         low, high = 0, low
-    return _new(
-        np.asarray(generator().integers(low, high, sizes("randint", (size,)))).astype(as_dtype(dtype)), device, False
-    )
+    shape, kind = sizes("randint", (size,)), as_dtype(dtype)
+    return _made(lambda: np.asarray(generator().integers(low, high, shape)).astype(kind), device, False)
 
 
 def randperm(n: int, *, device: str | None = None) -> Tensor:
     """0 … n-1 in random order."""
-    return _new(generator().permutation(n), device, False)
+    return _made(lambda: generator().permutation(n), device, False)
 
 
 def bernoulli(input: Any) -> Tensor:
     """1 with the probability that each element of input gives, else 0; of input's shape and type."""
     p = input._data if isinstance(input, Tensor) else input
-    numbers = generator().random(p.shape)
+    draw = lambda: np.asarray(generator().random(p.shape))
     if isinstance(p, np.ndarray):
-        return Tensor((numbers < p).astype(p.dtype))
+        return Tensor((draw() < p).astype(p.dtype))
     with cuda.working("bernoulli", p):
-        return Tensor((to_device(numbers, f"cuda:{p.device.id}") < p).astype(p.dtype))
+        return Tensor((capture.array(draw, lambda u: to_device(u, f"cuda:{p.device.id}")) < p).astype(p.dtype))
 
 
 def _like(make: Callable, input: Any, dtype: Any, *args: Any) -> Tensor:

@@ -8,7 +8,9 @@ from typing import Any
 from ..core.dtypes import result_type
 from ..ops import linalg
 from ..ops.elementwise import astype
-from .array import diagonal, movedim, permute, squeeze, sum
+from .indexing import diagonal
+from .reduction import sum
+from .shape import movedim, permute, squeeze
 
 
 def einsum(equation: str, *operands: Any) -> Any:

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from ..ops import elementwise as ops
+from .arguments import single_in_autocast, within
 
 
 def abs(input: Any) -> Any:
@@ -150,6 +151,24 @@ def where(condition: Any, input: Any, other: Any) -> Any:
 def log2(input: Any) -> Any:
     """The logarithm to base 2."""
     return ops.log(input) * (1 / math.log(2))
+
+
+def clamp(input: Any, min: float | None = None, max: float | None = None) -> Any:
+    """input limited to [min, max]; the gradient is 0 outside. At least one bound is needed."""
+    if min is None and max is None:
+        raise ValueError("clamp: give min, max or both")
+    input, bounds = within("clamp", input, min=min, max=max)
+    return ops.clamp(input, **bounds)
+
+
+def rsqrt(input: Any) -> Any:
+    """1 / sqrt(input)."""
+    return 1 / ops.sqrt(*single_in_autocast(input))
+
+
+def reciprocal(input: Any) -> Any:
+    """1 / input."""
+    return 1 / single_in_autocast(input)[0]
 
 
 def isinf(input: Any) -> Any:

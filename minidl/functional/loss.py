@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..core.tensor import Tensor
-from ..kernels.arrays import namespace
-from ..ops import indexing, norm
+from ..kernels.arrays import is_floating, namespace
+from ..ops import binary, indexing, norm
 from ..ops.elementwise import abs, clamp, exp, log, softplus, square, where
-from .arguments import check_array, check_floating, check_shape, in_single, may_look, on_its_device
-from .array import log_softmax, mean, squeeze, sum, unsqueeze
+from .arguments import check_array, check_floating, check_shape, in_single, may_look, on_its_device, single_in_autocast
+from .reduction import log_softmax, mean, sum
+from .shape import squeeze, unsqueeze
 
 
 def _reduced(function: str, value: Any, reduction: str) -> Any:
@@ -26,29 +27,31 @@ def _reduced(function: str, value: Any, reduction: str) -> Any:
     raise ValueError(f'{function}: reduction is {reduction!r}; it must be "mean", "sum" or "none"')
 
 
-def _check_pair(function: str, input: Any, target: Any) -> None:
+def _pair(function: str, input: Any, target: Any) -> tuple:
+    """input and target, checked; inside amp.autocast in float32."""
     check_floating(function, input=input, target=target)
     if input.shape != target.shape:
         raise ValueError(
             f"{function}: input has shape {tuple(input.shape)}, target {tuple(target.shape)}; they must be equal"
         )
+    return single_in_autocast(input, target)
 
 
 def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
     """(input - target)^2."""
-    _check_pair("mse_loss", input, target)
+    input, target = _pair("mse_loss", input, target)
     return _reduced("mse_loss", square(input - target), reduction)
 
 
 def l1_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
     """|input - target|."""
-    _check_pair("l1_loss", input, target)
+    input, target = _pair("l1_loss", input, target)
     return _reduced("l1_loss", abs(input - target), reduction)
 
 
 def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Any:
     """d^2 / (2 beta) where d = |input - target| < beta, else d - beta / 2."""
-    _check_pair("smooth_l1_loss", input, target)
+    input, target = _pair("smooth_l1_loss", input, target)
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta is {beta}; it must not be negative")
     e = input - target
@@ -60,7 +63,7 @@ def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float
 
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
     """d^2 / 2 where d = |input - target| < delta, else delta (d - delta / 2)."""
-    _check_pair("huber_loss", input, target)
+    input, target = _pair("huber_loss", input, target)
     if delta <= 0:
         raise ValueError(f"huber_loss: delta is {delta}; it must be positive")
     e = input - target
@@ -90,7 +93,7 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
 
     Logarithms are limited to at least -100.
     """
-    _check_pair("binary_cross_entropy", input, target)
+    input, target = _pair("binary_cross_entropy", input, target)
     _check_weight("binary_cross_entropy", "weight", weight, input)
     values = input._data if isinstance(input, Tensor) else input
     if values.size and may_look(values) and not ((values >= 0) & (values <= 1)).all():
@@ -98,7 +101,8 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
             "binary_cross_entropy: input must consist of probabilities, from 0 to 1; for other numbers use "
             "binary_cross_entropy_with_logits"
         )
-    least = math.exp(-100) if input.dtype != np.float16 else float(np.finfo(np.float16).smallest_subnormal)
+    # where exp(-100) is 0: float16's smallest number, bfloat16's smallest normal one
+    least = {"float16": 2.0**-24, "bfloat16": 2.0**-126}.get(input.dtype.name, math.exp(-100))
     safe_log = lambda p: log(clamp(p, min=least, max=None))
     loss = -(target * safe_log(input) + (1 - target) * safe_log(1 - input))
     return _reduced("binary_cross_entropy", loss if weight is None else loss * weight, reduction)
@@ -111,11 +115,12 @@ def binary_cross_entropy_with_logits(
 
     pos_weight multiplies the positive term.
     """
-    _check_pair("binary_cross_entropy_with_logits", input, target)
+    input, target = _pair("binary_cross_entropy_with_logits", input, target)
     for name, given in (("weight", weight), ("pos_weight", pos_weight)):
         _check_weight("binary_cross_entropy_with_logits", name, given, input)
     if pos_weight is None:
-        loss = softplus(input) - input * target
+        same = input.dtype == target.dtype
+        loss = binary.binary_cross_entropy(input, target) if same else softplus(input) - input * target
     else:
         loss = (1 - target) * input + ((pos_weight - 1) * target + 1) * softplus(-input)
     return _reduced("binary_cross_entropy_with_logits", loss if weight is None else loss * weight, reduction)
@@ -124,7 +129,7 @@ def binary_cross_entropy_with_logits(
 def kl_div(input: Any, target: Any, reduction: str = "mean", log_target: bool = False) -> Any:
     """target (log(target) - input), where input holds log-probabilities. reduction="batchmean" divides the sum by the
     batch size, which is the mathematical definition."""
-    _check_pair("kl_div", input, target)
+    input, target = _pair("kl_div", input, target)
     if log_target:
         loss = exp(target) * (target - input)
     else:
@@ -153,7 +158,7 @@ def _at_least(x: Any, least: float) -> Any:
     """x limited from below, outside the graph: the gradient flows as if nothing had been done."""
     values = x._data if isinstance(x, Tensor) else x
     below = not isinstance(values, np.ndarray) or (values < least).any()  # the host does not wait for a device
-    return x + (least - values).clip(0, None) if below else x
+    return x + (least - values).clip(0, None).astype(values.dtype, copy=False) if below else x
 
 
 @on_its_device
@@ -165,7 +170,7 @@ def gaussian_nll_loss(
     var: a number, or a tensor of input's shape, of that without the last axis, or with 1 on some axes. It is computed
     with as at least eps; its gradient takes no notice of that. full adds log(2 pi) / 2.
     """
-    _check_pair("gaussian_nll_loss", input, target)
+    input, target = _pair("gaussian_nll_loss", input, target)
     if not isinstance(var, (int, float)):
         var = _at_least(_variance(var, input), eps)
         loss = (log(var) + square(input - target) / var) * 0.5
@@ -182,6 +187,7 @@ def _class_axis(function: str, input: Any, target: Any) -> tuple[Any, Any, bool]
     check_array(function, "input", input)
     check_array(function, "target", target)
     check_floating(function, input=input)
+    (input,) = single_in_autocast(input)
     single = input.ndim == 1
     if single:
         input, target = unsqueeze(input, 0), unsqueeze(target, 0)
@@ -195,12 +201,15 @@ def _class_axis(function: str, input: Any, target: Any) -> tuple[Any, Any, bool]
 
 
 def _valid(function: str, target: Any, classes: int, ignore_index: int) -> tuple[Any, Any]:
-    """The classes with those to be ignored set to 0, and which ones count: their weights, 0 or 1.
+    """The classes with those to be ignored set to 0, and which ones count: their weights, 0 or 1; None if all do.
 
     A class that does not exist is an error; on a CUDA device, where the host does not look, its weight is NaN.
     """
     t = target._data if isinstance(target, Tensor) else target
     t = t.astype("int64")
+    usual = may_look(t) and t.size > 0 and not 0 <= ignore_index < classes
+    if usual and t.min() >= 0 and t.max() < classes:
+        return t, None
     counted = t != ignore_index
     wrong = counted & ((t < 0) | (t >= classes))
     if not may_look(t):
@@ -232,17 +241,21 @@ def _over(loss: Any, weights: Any) -> Any:
     return sum(loss) / total if total else sum(loss) * 0.0 + math.nan
 
 
+def _counting(counted: Any, target: Any) -> Any:
+    """Which ones count, as an array."""
+    return namespace(target).ones(target.shape, bool) if counted is None else counted
+
+
 def _weighted(function: str, loss: Any, target: Any, counted: Any, weight: Any, reduction: str, single: bool) -> Any:
     """Losses weighted by their class and reduced; the mean is weighted as well."""
-    weights = counted.astype(loss.dtype)
-    if weight is not None:
-        weight = weight._data if isinstance(weight, Tensor) else weight
-        weights = weights * weight[target]
-    everything = weight is None and isinstance(counted, np.ndarray) and bool(counted.all())
-    if not everything:
+    if counted is not None or weight is not None:
+        weights = _counting(counted, target).astype(loss.dtype)
+        if weight is not None:
+            weight = weight._data if isinstance(weight, Tensor) else weight
+            weights = weights * weight[target]
         loss = loss * weights
-    if reduction == "mean" and not everything:
-        return _over(loss, weights)
+        if reduction == "mean":
+            return _over(loss, weights)
     out = _reduced(function, loss, reduction)
     return squeeze(out, 0) if single and reduction == "none" else out
 
@@ -271,7 +284,7 @@ def cross_entropy(
     check_array("cross_entropy", "target", target)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}; it must be from 0 to 1")
-    if target.dtype.kind == "f":
+    if is_floating(target.dtype):
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
     input, target, single = _class_axis("cross_entropy", input, target)
     _check_class_weight("cross_entropy", weight, input, 1)
@@ -283,6 +296,7 @@ def cross_entropy(
     scores = -log_softmax(input, 1)
     if weight is not None:
         scores = scores * _along_classes(weight, input)
+    counted = _counting(counted, classes)
     smooth = sum(scores, 1) * counted.astype(scores.dtype) / input.shape[1]
     if reduction == "mean":
         share = (
@@ -301,7 +315,7 @@ def _along_classes(weight: Any, input: Any) -> Any:
 
 
 def _soft_cross_entropy(input: Any, target: Any, weight: Any, reduction: str, label_smoothing: float) -> Any:
-    _check_pair("cross_entropy", input, target)
+    input, target = _pair("cross_entropy", input, target)
     axis = 0 if input.ndim == 1 else 1
     _check_class_weight("cross_entropy", weight, input, axis)
     classes = input.shape[axis]

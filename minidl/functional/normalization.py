@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from ..core.dtypes import DEFAULT
 from ..core.tensor import Tensor
-from ..kernels.arrays import namespace
+from ..kernels.arrays import is_floating, namespace
 from ..ops import norm
 from ..ops.elementwise import sqrt
-from .arguments import check_floating, check_shape, on_its_device
-from .array import reshape
+from .arguments import check_floating, check_shape, in_single, on_its_device
+from .shape import reshape
 
 
 @on_its_device
@@ -23,16 +24,21 @@ def batch_norm(
 
     training: mean and (biased) variance are those of the batch, and running_mean and running_var, if given, move
     towards them by `momentum` (the variance unbiased). Otherwise the running ones are used. All four vectors have shape
-    (C,).
+    (C,). An input of 16 bits goes with vectors of its type or of float32; then everything is computed in float32, and
+    the result has input's type.
     """
+    vectors = (running_mean, running_var, weight, bias)
+    half = getattr(input, "itemsize", 0) == 2 and is_floating(input.dtype)
+    if half and any(getattr(v, "dtype", None) == DEFAULT for v in vectors):
+        return in_single(batch_norm, input, *vectors, training, momentum, eps)
     check_floating(
         "batch_norm", input=input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
     )
     if input.ndim < 2:
         raise ValueError(f"batch_norm: input has shape {tuple(input.shape)}; it needs a batch and a channel axis")
     channels = input.shape[1]
-    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    for name, vector in vectors.items():
+    named = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    for name, vector in named.items():
         if vector is not None:
             check_shape("batch_norm", name, vector, (channels,))
             if training and name.startswith("running") and not isinstance(vector, Tensor):

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.arrays import is_floating
+
 CHUNK = 2**22  # numbers in one block of distances: 32 MiB
 
 
@@ -15,7 +17,7 @@ def points(name: str, value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.ndim < 2 or array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}; it must be (N, …) with at least one point, of one number")
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind not in "iu" and not is_floating(array.dtype):
         raise TypeError(f"{name} holds {array.dtype}; it must hold real numbers")
     flat = array.reshape(len(array), -1).astype(np.float64)
     if not np.isfinite(flat).all():

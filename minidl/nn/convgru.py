@@ -8,9 +8,9 @@ from typing import Any
 from .. import functional as F
 from ..core.tensor import Tensor
 from ..functional.arguments import check_floating, is_array
-from ..functional.array import cat, reshape, split, stack, transpose, unbind
 from ..functional.creation import zeros
 from ..functional.recurrent import conv_gru
+from ..functional.shape import cat, reshape, split, stack, transpose, unbind
 from ..kernels.geometry import per_axis
 from . import init
 from .conv import Sizes

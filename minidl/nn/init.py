@@ -18,6 +18,7 @@ import numpy as np
 from ..core import cuda
 from ..core.random import generator
 from ..core.tensor import Tensor, to_device
+from ..kernels.arrays import is_floating
 
 _skipping: ContextVar[bool] = ContextVar("minidl_skip_initialisation", default=False)
 
@@ -47,7 +48,7 @@ def _write(tensor: Tensor, values: Any) -> Tensor:
 
 def _drawing_type(tensor: Tensor) -> type:
     """float64 for float64, else float32: NumPy draws no float16."""
-    if tensor.dtype.kind != "f":
+    if not is_floating(tensor.dtype):
         raise TypeError(f"only floating-point tensors are initialised at random; this one is {tensor.dtype}")
     return np.float64 if tensor.dtype == np.float64 else np.float32
 

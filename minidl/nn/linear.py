@@ -7,7 +7,8 @@ from typing import Any
 
 from .. import functional as F
 from ..core.tensor import Tensor
-from ..functional.array import flatten, unflatten
+from ..functional.activation import ACTIVATIONS, Activation
+from ..functional.shape import flatten, unflatten
 from . import init
 from .module import Module
 from .parameter import Parameter, new_parameter
@@ -17,17 +18,22 @@ class Linear(Module):
     """x @ weight.T + bias: (…, in_features) -> (…, out_features).
 
     weight: (out_features, in_features), bias: (out_features,); both start uniform within 1 / sqrt(in_features) of 0.
+    activation: "relu", "tanh" or "sigmoid" (not in PyTorch's) is applied to the result, in the same operation.
     """
 
     bias: Parameter | None
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, device: str | None = None, dtype: Any = None
-    ):
+        self, in_features: int, out_features: int, bias: bool = True, device: str | None = None, dtype: Any = None, *,
+        activation: Activation = None,
+    ):  # fmt: skip
         super().__init__()
         for name, value in (("in_features", in_features), ("out_features", out_features)):
             if value < 0:
                 raise ValueError(f"Linear: {name} is {value}; it must not be negative")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f'Linear: activation is {activation!r}; it must be "relu", "tanh", "sigmoid" or None')
+        self.activation = activation
         self.in_features = in_features
         self.out_features = out_features
         self.weight = new_parameter((out_features, in_features), device, dtype)
@@ -39,10 +45,11 @@ class Linear(Module):
         init.default_(self.weight, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight, self.bias)
+        return F.linear(input, self.weight, self.bias, activation=self.activation)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return sizes if self.activation is None else f"{sizes}, activation={self.activation}"
 
 
 class Identity(Module):

@@ -12,6 +12,7 @@ from ..core import cuda
 from ..core.dtypes import as_dtype
 from ..core.tensor import RemovableHandle, Tensor, to_device
 from ..functional.creation import zeros_like
+from ..kernels.arrays import is_bfloat16, is_floating
 from .parameter import Buffer, Parameter, rebind
 
 _TABLES = {"_parameters": "parameter", "_buffers": "buffer", "_modules": "module"}
@@ -300,11 +301,11 @@ class Module:
             elif arg is not None:
                 dtype = arg
         kind = None if dtype is None else as_dtype(dtype)
-        if kind is not None and kind.kind != "f":
+        if kind is not None and not is_floating(kind):
             raise TypeError(f"a module can only be converted to a floating-point type, not to {kind}")
 
         def convert(array: Any) -> Any:
-            if kind is not None and array.dtype.kind == "f":
+            if kind is not None and is_floating(array.dtype):
                 with cuda.working_on(array):
                     array = array.astype(kind, copy=False)
             return array if device is None else to_device(array, device)
@@ -326,6 +327,10 @@ class Module:
     def half(self) -> Self:
         """Everything floating-point as float16."""
         return self.to(dtype="float16")
+
+    def bfloat16(self) -> Self:
+        """Everything floating-point as bfloat16."""
+        return self.to(dtype="bfloat16")
 
     def cpu(self) -> Self:
         """Everything in the host's memory."""
@@ -394,7 +399,7 @@ class Module:
 
 def _as_array(name: str, value: Any) -> Any:
     array = value._data if isinstance(value, Tensor) else value if hasattr(value, "strides") else np.asarray(value)
-    if array.dtype.kind not in "buif":
+    if array.dtype.kind not in "buif" and not is_bfloat16(array.dtype):
         raise TypeError(f"state_dict[{name!r}] holds {array.dtype} ({_kind(value)}), which is no tensor of numbers")
     return array
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import functional as F
-from ..core.tensor import Tensor, to_device
-from ..functional.array import broadcast_to, matmul, mean, movedim, reshape
+from ..core.tensor import Tensor
+from ..functional.creation import constant
+from ..functional.products import matmul
+from ..functional.reduction import mean
+from ..functional.shape import broadcast_to, movedim, reshape
 from .module import Module
 
 Sizes = int | Sequence[int]
@@ -150,7 +154,7 @@ class _AdaptiveAvgPool(Module):
             return mean(input, tuple(range(-rank, 0)), keepdim=True)
         for axis, m in zip(range(-rank, 0), self._sizes, strict=True):
             if m is not None and m != input.shape[axis]:
-                bins = to_device(_bins(input.shape[axis], m, input.dtype), input.device)
+                bins = constant(partial(_bins, input.shape[axis], m, input.dtype), input)
                 input = movedim(matmul(movedim(input, axis, -1), Tensor(bins)), -1, axis)
         return input
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from .. import functional as F
 from ..core.tensor import Tensor
 from ..functional.arguments import check_floating, is_array
-from ..functional.array import cat, squeeze, stack, transpose, unbind, unsqueeze
 from ..functional.creation import zeros
 from ..functional.recurrent import gru, gru_step, lstm, lstm_step, rnn, rnn_relu_step, rnn_tanh_step
+from ..functional.shape import cat, squeeze, stack, transpose, unbind, unsqueeze
 from . import init
 from .module import Module
 from .parameter import new_parameter

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..core import cuda
 from ..core.tensor import Tensor
-from ..functional.array import cat, reshape
-from ..kernels.arrays import namespace
+from ..functional.shape import cat, reshape
+from ..kernels.arrays import namespace, stack
 
 Tensors = Tensor | Iterable[Tensor]
 
@@ -23,7 +23,7 @@ def _with_grad(parameters: Tensors) -> list[Tensor]:
 
 def _norm(array: Any, p: float) -> Any:
     """The p-norm of all elements, without the overflow of squares in half precision."""
-    if array.dtype == np.float16:
+    if array.dtype.itemsize == 2:
         array = array.astype(np.float32)
     if math.isinf(p):
         return abs(array).max() if array.size else array.sum()
@@ -43,7 +43,7 @@ def get_total_norm(tensors: Tensors, norm_type: float = 2.0, error_if_nonfinite:
         return Tensor(np.zeros((), np.float32))
     xp = namespace(arrays[0])
     with cuda.working_on(arrays[0]):
-        total = _norm(xp.stack([xp.asarray(_norm(a, norm_type)) for a in arrays]), norm_type)
+        total = _norm(stack([xp.asarray(_norm(a, norm_type)) for a in arrays], 0), norm_type)
     if error_if_nonfinite and not math.isfinite(total):
         raise RuntimeError(
             f"the total {norm_type}-norm of {len(arrays)} gradients is {float(total)}, so they cannot be scaled by it; "
@@ -72,7 +72,7 @@ def clip_grad_norm_(
     factor = float(max_norm) / (float(total) + 1e-6)
     if not factor >= 1:  # NaN included
         for p in params:
-            p.grad = Tensor(p.grad.data * factor)  # type: ignore[union-attr]
+            p.grad = p.grad.detach() * factor  # type: ignore[union-attr]
     return total
 
 
@@ -83,7 +83,7 @@ def clip_grad_value_(parameters: Tensors, clip_value: float) -> None:
         raise ValueError(f"clip_grad_value_: clip_value is {clip_value}; it must not be negative")
     for p in _with_grad(parameters):
         with cuda.working_on(p.data):
-            p.grad = Tensor(p.grad.data.clip(-limit, limit))  # type: ignore[union-attr]
+            p.grad = p.grad.detach().clamp(-limit, limit)  # type: ignore[union-attr]
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:

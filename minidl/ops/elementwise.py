@@ -19,10 +19,11 @@ from ..core.graph import Node
 from ..core.mode import MODE, NORMAL
 from ..core.primitive import Primitive, Rule
 from ..core.tensor import Tensor, as_array, recorded
-from ..kernels.arrays import LARGE, in_memory_order
+from ..kernels.arrays import LARGE, in_memory_order, is_floating
 
 _NONE: dict = {}  # shared by all nodes without metadata
 _NOTHING = (None, None)  # and by those that save nothing
+_DENSITY = 1 / _sqrt(2 * pi)  # of the standard normal distribution at 0
 
 
 class Elementwise(Primitive):
@@ -79,7 +80,7 @@ class Elementwise(Primitive):
             dtype = result_type(*[args[i] for i in self.promoted])
         except TypeError as error:
             raise TypeError(f"{self.name}: {error}") from None
-        if self.floating and dtype.kind != "f":
+        if self.floating and not is_floating(dtype):
             dtype = DEFAULT
         out = list(args)
         for i in self.promoted:
@@ -100,38 +101,45 @@ def _one_kernel(rule: Callable) -> Callable:
     return rule
 
 
+def _by_loop(loop: str, rule: Callable) -> Callable:
+    """Names the loop of kernels/cpu/elementwise_loops.py that does what a rule does."""
+    rule.loop = loop  # type: ignore[attr-defined]
+    return rule
+
+
 def _in_pieces(rule: Callable) -> Callable:
     """The rule, treated as a kernel is: large arrays on the CPU are divided among the cores, results on CUDA
     devices lie in memory as their arguments do."""
     if hasattr(rule, "divides"):
         return rule
     code: Any = getattr(rule, "__code__", None)
+    loop = getattr(rule, "loop", None)
     if code is None or code.co_kwonlyargcount or code.co_flags & CO_VARKEYWORDS:
-        return lambda g, *saved, **params: _divided(rule, g, saved, params)
+        return lambda g, *saved, **params: _divided(rule, g, saved, params, loop)
     lying = in_memory_order(rule)
     if code.co_argcount == 2:  # usual, and quicker without a star
 
         def one(g: Any, a: Any) -> Any:
             if type(g) is ndarray:
-                return rule(g, a) if g.size < LARGE else _divided(rule, g, (a,), _NONE)
+                return rule(g, a) if g.size < LARGE else _divided(rule, g, (a,), _NONE, loop)
             return rule(g, a) if isinstance(g, Tensor) else lying(g, a)
 
         return one
 
     def several(g: Any, *saved: Any) -> Any:
         if type(g) is ndarray:
-            return rule(g, *saved) if g.size < LARGE else _divided(rule, g, saved, _NONE)
+            return rule(g, *saved) if g.size < LARGE else _divided(rule, g, saved, _NONE, loop)
         return rule(g, *saved) if isinstance(g, Tensor) else lying(g, *saved)
 
     return several
 
 
-def _divided(rule: Callable, g: Any, saved: tuple, params: dict) -> Any:
+def _divided(rule: Callable, g: Any, saved: tuple, params: dict, loop: str | None) -> Any:
     if type(g) is not ndarray or g.size < LARGE:
         return rule(g, *saved, **params)
     from ..kernels.cpu.pieces import elementwise
 
-    return elementwise(rule, (g, *saved), params)
+    return elementwise(rule, (g, *saved), params, loop)
 
 
 def _keeper(rule: Rule | None) -> Any:
@@ -163,9 +171,14 @@ class Binary(Elementwise):
         return self.apply(x, y)
 
 
+def _whole(primitive: Primitive, kind: type) -> Callable:
+    """The kernel for small arrays, which it does not divide."""
+    kernel = primitive.kernel(None, kind)
+    return getattr(kernel, "whole", kernel)
+
+
 # The short ways are closures: on small arrays looking things up on `self` would cost a tenth of the whole operation.
 def _short_unary(primitive: Unary) -> Callable:
-    known = primitive.kernels.setdefault(None, {})
     small: dict[type, Callable] = {}  # the same kernels without a look at the size
     keep = _keeper(primitive.rules[0])
     general = Elementwise.__call__
@@ -187,7 +200,7 @@ def _short_unary(primitive: Unary) -> Callable:
             out = small[type(a)](a)
         except Exception:
             result = general(primitive, x)  # the first call, or an error to be explained
-            small[type(a)] = getattr(known[type(a)], "whole", known[type(a)])
+            small[type(a)] = _whole(primitive, type(a))
             return result
         if type(out) is not ndarray:
             out = as_array(out)
@@ -198,7 +211,6 @@ def _short_unary(primitive: Unary) -> Callable:
 
 
 def _short_binary(primitive: Binary) -> Callable:
-    known = primitive.kernels.setdefault(None, {})
     small: dict[type, Callable] = {}
     left, right = (_keeper(rule) for rule in primitive.rules)
     keeps = left is not None or right is not None
@@ -221,10 +233,11 @@ def _short_binary(primitive: Binary) -> Callable:
             if (a is not b and a.dtype is not b.dtype) or a.size >= LARGE:
                 return general(primitive, x, y)
         elif other is float or other is int:
-            # a tensor that requires gradients is floating, and a number next to it is weak
-            if a.size >= LARGE:
+            # a tensor that requires gradients is floating, and a number next to it is weak; beside bfloat16 the array
+            # library does not know that
+            if a.size >= LARGE or a.itemsize == 2:
                 return general(primitive, x, y)
-        elif (kind is float or kind is int) and b.size < LARGE:
+        elif (kind is float or kind is int) and b.size < LARGE and b.itemsize != 2:
             kind = other
         else:
             return general(primitive, x, y)
@@ -232,7 +245,7 @@ def _short_binary(primitive: Binary) -> Callable:
             out = small[kind](a, b)
         except Exception:
             result = general(primitive, x, y)  # the first call, or an error to be explained
-            small[kind] = getattr(known[kind], "whole", known[kind])
+            small[kind] = _whole(primitive, kind)
             return result
         if type(out) is not ndarray:
             out = as_array(out)
@@ -335,10 +348,45 @@ log1p = Unary("log1p(x) -> y", lambda g, x: g / (x + 1), floating=True)
 sqrt = Unary("sqrt(x) -> y", lambda g, y: g / (2 * y), floating=True)
 sin = Unary("sin(x) -> y", lambda g, x: g * cos(x), floating=True)
 cos = Unary("cos(x) -> y", lambda g, x: -g * sin(x), floating=True)
-tanh = Unary("tanh(x) -> y", lambda g, y: g * (1 - y * y), floating=True)
+tanh = Unary("tanh(x) -> y", _by_loop("tanh_gradient", lambda g, y: g * (1 - y * y)), floating=True)
 erf = Unary("erf(x) -> y", lambda g, x: g * (exp(-x * x) * (2 / _sqrt(pi))), floating=True)
-sigmoid = Unary("sigmoid(x) -> y", lambda g, y: g * (y * (1 - y)), floating=True)
-softplus = Unary("softplus(x) -> y", lambda g, x: g * sigmoid(x), floating=True)
+sigmoid = Unary("sigmoid(x) -> y", _by_loop("sigmoid_gradient", lambda g, y: g * (y * (1 - y))), floating=True)
+softplus = Unary("softplus(x) -> y", _by_loop("softplus_gradient", lambda g, x: g * sigmoid(x)), floating=True)
+
+
+def _silu_gradient(g: Any, x: Any) -> Any:
+    s = sigmoid(x)
+    return g * (s + x * s * (1 - s))
+
+
+silu = Unary("silu(x) -> y", _by_loop("silu_gradient", _silu_gradient), floating=True)
+elu = Elementwise("elu(x) -> y", _one_kernel(lambda g, x, *, alpha: elu_gradient(g, x, alpha=alpha)), floating=True)
+elu_gradient = Elementwise(
+    "elu_gradient(g, x) -> gx",
+    _one_kernel(lambda gg, x, *, alpha: elu_gradient(gg, x, alpha=alpha)),
+    lambda gg, g, x, *, alpha: gg * g * where(x > 0, 0.0, exp(clamp(x, min=None, max=0.0)) * alpha),
+)
+gelu = Unary("gelu(x) -> y", _one_kernel(lambda g, x: gelu_gradient(g, x)), floating=True)
+gelu_gradient = Elementwise(
+    "gelu_gradient(g, x) -> gx",
+    _one_kernel(lambda gg, x: gelu_gradient(gg, x)),
+    lambda gg, g, x: gg * g * (exp(x * x * -0.5) * ((2 - x * x) * _DENSITY)),
+)
+gelu_tanh = Unary("gelu_tanh(x) -> y", _one_kernel(lambda g, x: gelu_tanh_gradient(g, x)), floating=True)
+
+
+def _gelu_tanh_curvature(gg: Any, g: Any, x: Any) -> Any:
+    """Of x (1 + tanh(u)) / 2 with u = scale (x + 0.044715 x³)."""
+    scale = _sqrt(2 / pi)
+    square = x * x
+    t = tanh(x * (square * (0.044715 * scale) + scale))
+    slope = square * (3 * 0.044715 * scale) + scale
+    return gg * g * ((1 - t * t) * (slope + x * (x * (3 * 0.044715 * scale) - t * slope * slope)))
+
+
+gelu_tanh_gradient = Elementwise(
+    "gelu_tanh_gradient(g, x) -> gx", _one_kernel(lambda gg, x: gelu_tanh_gradient(gg, x)), _gelu_tanh_curvature
+)
 relu = Unary("relu(x) -> y", _one_kernel(lambda g, y: positive_part(g, y)))
 positive_part = Elementwise("positive_part(g, y) -> gx", _one_kernel(lambda gg, y: positive_part(gg, y)), None)
 leaky_relu = Elementwise("leaky_relu(x) -> y", _one_kernel(lambda g, x, *, slope: leaky_part(g, x, slope=slope)))

@@ -39,5 +39,15 @@ def _total(x: Any, axis: int) -> Any:
     return sum(x, axis=(axis,), keepdims=True)
 
 
-softmax = Primitive("softmax(x) -> y", lambda g, y, *, axis: y * (g - _total(g * y, axis)))
-log_softmax = Primitive("log_softmax(x) -> y", lambda g, y, *, axis: g - exp(y) * _total(g, axis))
+softmax = Primitive("softmax(x) -> y", lambda g, y, *, axis: softmax_gradient(g, y, axis=axis))
+softmax_gradient = Primitive(  # y * (g - total(g * y))
+    "softmax_gradient(g, y) -> gx",
+    lambda gg, y, *, axis: softmax_gradient(gg, y, axis=axis),
+    lambda gg, g, y, *, axis: gg * (g - _total(g * y, axis)) - g * _total(gg * y, axis),
+)
+log_softmax = Primitive("log_softmax(x) -> y", lambda g, y, *, axis: log_softmax_gradient(g, y, axis=axis))
+log_softmax_gradient = Primitive(  # g - exp(y) * total(g)
+    "log_softmax_gradient(g, y) -> gx",
+    lambda gg, y, *, axis: gg - _total(gg * exp(y), axis),
+    lambda gg, g, y, *, axis: -gg * exp(y) * _total(g, axis),
+)

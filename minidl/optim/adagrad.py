@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .optimizer import Group, Optimizer, Params, at_least_zero, decayed, like
+from .optimizer import Group, Optimizer, Params, at_least_zero, decayed, like, numbers
 
 
 class Adagrad(Optimizer):
@@ -35,13 +35,17 @@ class Adagrad(Optimizer):
         at_least_zero(group, "lr_decay", "initial_accumulator_value", "eps")
 
     def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
+        def count() -> tuple[float]:
+            step = state["step"] = state.get("step", 0) + 1
+            return (group["lr"] / (1 + (step - 1) * group["lr_decay"]),)
+
+        (rate,) = numbers(p, group, count, cast=True)
         g = decayed(g, p, group["weight_decay"])
         total = like(p, state, "sum", group["initial_accumulator_value"])
-        step = state["step"] = state.get("step", 0) + 1
         scratch = np.multiply(g, g, out=np.empty_like(p))
         total += scratch
         move = np.sqrt(total, out=scratch)
         move += group["eps"]
         np.divide(g, move, out=move)
-        move *= group["lr"] / (1 + (step - 1) * group["lr_decay"])
+        move *= rate
         p -= move

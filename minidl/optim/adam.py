@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .optimizer import Group, Optimizer, Params, at_least_zero, average, below_one, decayed, like, steps_for
+from .optimizer import (
+    Group,
+    Optimizer,
+    Params,
+    Slot,
+    at_least_zero,
+    average,
+    below_one,
+    decayed,
+    divided,
+    like,
+    numbers,
+)  # fmt: skip
 
 
 class _Adam(Optimizer):
@@ -38,25 +51,46 @@ class _Adam(Optimizer):
             raise ValueError(f"betas is {group['betas']}; it must be two numbers")
         below_one(group, "betas")
 
-    def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
-        lr, decay = group["lr"], group["weight_decay"]
+    def update_all(self, slots: Sequence[Slot], group: Group) -> None:
+        if group["amsgrad"]:
+            super().update_all(slots, group)
+            return
+        kernels, taken, left = divided(slots, ("exp_avg", "exp_avg_sq"))
+        super().update_all(left, group)
+        if taken:
+            decay, states = group["weight_decay"], [state for _, _, state in taken]
+
+            def count() -> list[float]:
+                return [self.shrink(group), *(n for state in states for n in self.corrections(state, group))]
+
+            shrink, *own = numbers(taken[0][0], group, count)
+            pairs = list(zip(own[::2], own[1::2], strict=True))
+            tensors = [(p, g, like(p, state, "exp_avg"), like(p, state, "exp_avg_sq")) for p, g, state in taken]
+            added = 0 if self.decoupled else decay
+            kernels.adam(tensors, pairs, shrink=shrink, decay=added, betas=tuple(group["betas"]), eps=group["eps"])
+
+    def shrink(self, group: Group) -> float:
+        """What parameters are multiplied with first."""
+        return 1 - group["lr"] * group["weight_decay"] if self.decoupled else 1
+
+    def corrections(self, state: dict[str, Any], group: Group) -> tuple[float, float]:
+        """Count a step. Both averages start from 0: what the root of the second is divided by, and the learning rate
+        over the share of the first that is not 0."""
         beta1, beta2 = group["betas"]
         step = state["step"] = state.get("step", 0) + 1
+        return math.sqrt(1 - beta2**step), group["lr"] / (1 - beta1**step)
+
+    def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
+        decay = group["weight_decay"]
+        beta1, beta2 = group["betas"]
+        count = lambda: (self.shrink(group), *self.corrections(state, group))
+        shrink, root, rate = numbers(p, group, count, cast=True)
         mean = like(p, state, "exp_avg")
         square = like(p, state, "exp_avg_sq")
-        root, rate = math.sqrt(1 - beta2**step), lr / (1 - beta1**step)
-        kernels = steps_for(p)
-        if not group["amsgrad"] and kernels.covers(p, g, mean, square):
-            shrink, added = (1 - lr * decay, 0) if self.decoupled else (1, decay)
-            kernels.adam(
-                p, g, mean, square, shrink=shrink, decay=added, betas=(beta1, beta2), eps=group["eps"], root=root,
-                rate=rate,
-            )  # fmt: skip
-            return
         if not self.decoupled:
             g = decayed(g, p, decay)
         elif decay != 0:
-            p *= 1 - lr * decay
+            p *= shrink
         scratch = np.empty_like(p)
         average(mean, g, beta1, scratch)
         average(square, np.multiply(g, g, out=scratch), beta2, scratch)

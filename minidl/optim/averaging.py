@@ -8,13 +8,15 @@ from typing import Any
 
 from ..core import cuda
 from ..core.tensor import to_device
+from .optimizer import numbers
 
 
 class ExponentialMovingAverage:
     """A slow copy of a model's parameters: after each optimizer step, average = d · average + (1 - d) · parameter.
 
     d = min(decay, (1 + t) / (10 + t)) at update t, so that the copy does not remember the initial values for long.
-    Buffers, such as batch norm's running statistics, are averages already and stay those of the model.
+    Buffers, such as batch norm's running statistics, are averages already and stay those of the model. The average of a
+    parameter of 16 bits is float32.
 
         average = optim.ExponentialMovingAverage(net, 0.999)
         …; optimizer.step(); average.update()
@@ -31,33 +33,37 @@ class ExponentialMovingAverage:
         self.model = model
         self.decay = decay
         self.updates = 0
-        self.average = {name: _copied(p.data) for name, p in model.named_parameters()}
+        self.average = {name: _wide(_copied(p.data)) for name, p in model.named_parameters()}
 
     def update(self) -> None:
         """Take the parameters in as they are now."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        keep: Any = None
         for name, p in self.model.named_parameters():
             average = self.average[name]
             with cuda.working_on(p.data):
-                average += (1 - decay) * (p.data - average)
+                if keep is None:
+                    (keep,) = numbers(p.data, {}, self._count)
+                average += (keep if isinstance(keep, float) else keep.astype(average.dtype)) * (p.data - average)
+
+    def _count(self) -> tuple[float]:
+        """Count an update: how much of the parameters goes in."""
+        self.updates += 1
+        return (1 - min(self.decay, (1 + self.updates) / (10 + self.updates)),)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside the block the model has the average for its parameters."""
-        self._exchange()
+        before = {name: _copied(p.data) for name, p in self.model.named_parameters()}
+        self._write(self.average)
         try:
             yield
         finally:
-            self._exchange()
+            self._write(before)
 
-    def _exchange(self) -> None:
+    def _write(self, arrays: Mapping[str, Any]) -> None:
         for name, p in self.model.named_parameters():
-            average = self.average[name]
             with cuda.working_on(p.data):
-                own = p.data.copy()
-                p.data[...] = average
-                average[...] = own
+                p.data[...] = arrays[name]
             p.mutated()
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,6 +81,14 @@ class ExponentialMovingAverage:
         for name, p in self.model.named_parameters():
             with cuda.working_on(p.data):
                 self.average[name][...] = to_device(state["average"][name], p.device)
+
+
+def _wide(array: Any) -> Any:
+    """In a type that small changes are not lost in."""
+    if array.itemsize > 2:
+        return array
+    with cuda.working_on(array):
+        return array.astype("float32")
 
 
 def _copied(array: Any) -> Any:

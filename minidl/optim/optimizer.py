@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import cache
 from importlib import import_module
@@ -13,33 +14,41 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..core import cuda
+from ..core.dtypes import DEFAULT
 from ..core.mode import enable_grad
 from ..core.tensor import Tensor, to_device
 from ..functional.creation import zeros_like
-from ..kernels import table
+from ..kernels import capture, table
+from . import master
 
 Params = Iterable[Tensor] | Iterable[Mapping[str, Any]]
 Group = dict[str, Any]
+Slot = tuple[Any, Any, dict[str, Any]]  # arrays of a parameter and of its gradient, and the parameter's state
 
 
 class Optimizer:
-    """The base of all optimizers; abstract. One defines `update`, and `check` for its options.
+    """The base of all optimizers; abstract. One defines `update`, or `update_all`, and `check` for its options.
 
     params: the tensors to optimise, or dicts {"params": tensors, option: value, …}, one for each group with options of
     its own. defaults: the options of groups that say nothing else.
 
     param_groups is a list of such dicts, complete, whose options may be changed at any time (the learning rate is
     `param_groups[0]["lr"]`); state[p] holds what is remembered about parameter p: arrays like p, and numbers.
+    Parameters of 16 bits are updated as float32: state[p]["master"] is that copy, and all other arrays are like it. The
+    option "master_weights": False of a group does without. grad_scale: what amp.GradScaler has multiplied gradients of
+    float16 parameters with.
     Raises TypeError or ValueError for what cannot be optimised and for options out of range.
     """
 
     always: ClassVar[tuple[str, ...]] = ()  # names that are in state[p] after a step
     sometimes: ClassVar[tuple[str, ...] | None] = None  # names that some options add; None: any
+    grad_scale: float = 1.0
 
     def __init__(self, params: Params, defaults: Mapping[str, Any]):
         self.defaults = dict(defaults)
         self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[Group] = []
+        self._masters = master.Masters()
         if isinstance(params, (Tensor, Mapping)):
             raise TypeError(f"params must be a list of tensors or of groups, not one {type(params).__name__}")
         self._check_iterable("params", params)
@@ -92,6 +101,8 @@ class Optimizer:
     def check(self, group: Group) -> None:
         """Raise ValueError for options that make no sense. Optimizers add their own."""
         at_least_zero(group, "lr", "weight_decay")
+        if not isinstance(group.get("master_weights", True), bool):
+            raise ValueError(f"master_weights is {group['master_weights']!r}; it must be True or False")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters, or with False set them to 0."""
@@ -111,16 +122,36 @@ class Optimizer:
             with enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            # parameters of one kind, in one place, change together
+            alike: defaultdict[Any, list[Slot]] = defaultdict(list)
+            narrow: list[Tensor] = []
             for p in group["params"]:
                 if p.grad is not None:
-                    g = p.grad.data
-                    if type(g) is np.ndarray:
-                        self.update(p.data, -g if group.get("maximize") else g, self.state[p], group)
-                    else:
-                        with cuda.working(f"{type(self).__name__}.step", g):
-                            self.update(p.data, -g if group.get("maximize") else g, self.state[p], group)
+                    x, g, state = p._data, p.grad._data, self.state[p]
+                    if x.itemsize == 2:
+                        wide = master.wanted(p, group)
+                        with cuda.working_on(x):
+                            g = master.true_gradient(g, self.grad_scale, wide)
+                            x = self._masters.of(p, state) if wide else x
+                        narrow += [p] * wide
+                    kind = x.dtype if type(x) is np.ndarray else (x.dtype, p.device)
+                    alike[kind].append((x, g, state))
                     p.mutated()
+            for slots in alike.values():
+                x = slots[0][0]
+                with nullcontext() if type(x) is np.ndarray else cuda.working(f"{type(self).__name__}.step", x):
+                    if group.get("maximize"):
+                        slots = [(x, np.negative(g, out=np.empty_like(g)), state) for x, g, state in slots]
+                    self.update_all(slots, group)
+            for p in narrow:
+                with cuda.working_on(p._data):
+                    self._masters.round(p, self.state[p])
         return loss
+
+    def update_all(self, slots: Sequence[Slot], group: Group) -> None:
+        """Change arrays of one type and device in place. An optimizer with a kernel for many does it in one call."""
+        for p, g, state in slots:
+            self.update(p, g, state, group)
 
     def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
         """Change the array p in place by its gradient g, which is not to be written to."""
@@ -148,6 +179,7 @@ class Optimizer:
             raise ValueError(f"the state has groups of {sizes} parameters, this optimizer of {own}")
         numbers = [int(i) for g in groups for i in g["params"]]
         params = dict(zip(numbers, (p for g in self.param_groups for p in g["params"]), strict=True))
+        options = {int(i): {**o, **g} for g, o in zip(groups, self.param_groups, strict=True) for i in g["params"]}
         state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         for key, values in state_dict["state"].items():
             if int(key) not in params:
@@ -156,7 +188,8 @@ class Optimizer:
                 )
             self._check_names(key, set(values))
             p = params[int(key)]
-            state[p] = {name: _restored(p, int(key), name, value) for name, value in values.items()}
+            dtype = DEFAULT if master.wanted(p, options[int(key)]) else p.dtype
+            state[p] = {name: _restored(p, int(key), name, value, dtype) for name, value in values.items()}
         new = [
             {name: _as_before(old.get(name), deepcopy(value)) for name, value in group.items() if name != "params"}
             for group, old in zip(groups, self.param_groups, strict=True)
@@ -165,11 +198,14 @@ class Optimizer:
             self.check({**self.defaults, **group})
         for old, group in zip(self.param_groups, new, strict=True):
             old.update(group)
-        self.state = state
+        for p in [p for p in self.state if p not in state]:
+            del self.state[p]
+        for p, values in state.items():
+            _take_over(self.state[p], values)
 
     def _check_names(self, key: Any, names: set[str]) -> None:
         """Raise ValueError if the state of a parameter cannot be this optimizer's."""
-        fits = self.sometimes is None or names <= {*self.always, *self.sometimes}
+        fits = self.sometimes is None or names <= {*self.always, *self.sometimes, master.NAME}
         if not (fits and names.issuperset(self.always)):
             own = [_listed(self.always)] if self.always else []
             own += [f"at most {_listed(self.sometimes)}"] if self.sometimes else []
@@ -197,8 +233,8 @@ def _as_before(old: Any, value: Any) -> Any:
     return tuple(value) if isinstance(old, tuple) and isinstance(value, list) else value
 
 
-def _restored(p: Tensor, number: int, name: str, value: Any) -> Any:
-    """A loaded piece of state: a number, or an array of its own in the type, memory order and place of p."""
+def _restored(p: Tensor, number: int, name: str, value: Any, dtype: np.dtype) -> Any:
+    """A loaded piece of state: a number, or an array of its own in this type and the memory order and place of p."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     source = value.data if isinstance(value, Tensor) else value if hasattr(value, "strides") else np.asarray(value)
@@ -207,9 +243,24 @@ def _restored(p: Tensor, number: int, name: str, value: Any) -> Any:
     if source.shape != p.shape:
         raise ValueError(f"{name} of parameter {number} has shape {source.shape} in the state, the parameter {p.shape}")
     with cuda.working_on(p.data):
-        array = np.empty_like(p.data)
+        array = np.empty_like(p.data, dtype=dtype)
         array[...] = to_device(source, p.device)
     return array
+
+
+def _take_over(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Let a parameter's state become another one; arrays stay where they are, as a captured step knows them there."""
+    for name in [name for name in old if name not in new]:
+        del old[name]
+    for name, value in new.items():
+        array = old.get(name)
+        if hasattr(value, "strides") and all(
+            getattr(array, of, None) == getattr(value, of) for of in ("shape", "dtype", "device")
+        ):
+            with cuda.working_on(value):
+                array[...] = value  # type: ignore[index]
+        else:
+            old[name] = value
 
 
 def _number(name: str, value: Any) -> Any:
@@ -220,9 +271,50 @@ def _number(name: str, value: Any) -> Any:
 
 
 # ---- for the optimizers
-def steps_for(p: Any) -> Any:
-    """The module with compiled steps for arrays like p: kernels/cpu/optimizer.py, or that of kernels/cuda."""
-    return _steps(table.home(type(p)))
+def numbers(p: Any, options: Mapping[str, Any], count: Callable[[], Sequence[float]], cast: bool = False) -> Any:
+    """count(): it counts a step, and returns the numbers that follow from the count and the learning rate.
+
+    In a step that is captured as a CUDA graph with the array p they are arrays there, for which count() is called
+    before every replay; cast: in p's type, for operations on whole arrays. Raises RuntimeError before a replay if an
+    option other than the learning rate has changed.
+    """
+    if type(p) is np.ndarray or not capture.active():
+        return count()
+    fixed = _fixed(options)
+
+    def again() -> Sequence[float]:
+        for name, value in _fixed(options).items():
+            if fixed.get(name) != value:
+                raise RuntimeError(
+                    f"{name} was {fixed.get(name)} when the step was captured, and is {value} now: of an optimizer's "
+                    f"options only the learning rate may change. Capture the step again"
+                )
+        return count()
+
+    found = capture.numbers(again)
+    return [n.astype(p.dtype) for n in found] if cast else found
+
+
+def _fixed(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in ("params", "lr", "initial_lr")}
+
+
+def divided(slots: Sequence[Slot], names: Sequence[str | None]) -> tuple[Any, list[Slot], list[Slot]]:
+    """Which parameters a kernel takes, and which are left to NumPy's or CuPy's operations.
+
+    names: state that the kernel reads, None for nothing; what is not there yet it will find as p lies. Returns the
+    module with compiled steps for such arrays, kernels/cpu/optimizer.py or that of kernels/cuda, and the two lists.
+    """
+    kernels = _steps(table.home(type(slots[0][0])))
+    taken: list[Slot] = []
+    left: list[Slot] = []
+    for slot in slots:
+        p, g, state = slot
+        fits = kernels.covers(p, g, *[None if name is None else state.get(name) for name in names])
+        (taken if fits else left).append(slot)
+    if taken and not kernels.worth(sum(p.size for p, _, _ in taken)):
+        taken, left = [], list(slots)
+    return kernels, taken, left
 
 
 @cache

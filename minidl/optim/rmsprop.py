@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .optimizer import Group, Optimizer, Params, at_least_zero, average, decayed, like
+from .optimizer import Group, Optimizer, Params, at_least_zero, average, decayed, like, numbers
 
 
 class RMSprop(Optimizer):
@@ -40,8 +40,12 @@ class RMSprop(Optimizer):
         at_least_zero(group, "alpha", "eps", "momentum")
 
     def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
+        def count() -> tuple[float]:
+            state["step"] = state.get("step", 0) + 1
+            return (group["lr"],)
+
+        (rate,) = numbers(p, group, count, cast=True)
         g = decayed(g, p, group["weight_decay"])
-        state["step"] = state.get("step", 0) + 1
         scratch = np.empty_like(p)
         square = like(p, state, "square_avg")
         average(square, np.multiply(g, g, out=scratch), group["alpha"], scratch)
@@ -57,7 +61,7 @@ class RMSprop(Optimizer):
             velocity = like(p, state, "momentum_buffer")
             velocity *= group["momentum"]
             velocity += move
-            np.multiply(velocity, group["lr"], out=move)
+            np.multiply(velocity, rate, out=move)
         else:
-            move *= group["lr"]
+            move *= rate
         p -= move

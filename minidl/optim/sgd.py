@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .optimizer import Group, Optimizer, Params, at_least_zero, decayed, like, steps_for
+from .optimizer import Group, Optimizer, Params, Slot, at_least_zero, decayed, divided, like, numbers
 
 
 class SGD(Optimizer):
@@ -41,17 +42,22 @@ class SGD(Optimizer):
                 f"dampening {group['dampening']}"
             )
 
-    def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
-        momentum, velocity, kernels = group["momentum"], state.get("momentum_buffer"), steps_for(p)
-        if kernels.covers(p, g, velocity):
-            keep = 1 - group["dampening"]
-            if momentum != 0 and velocity is None:  # the first velocity is g, whatever the dampening
-                velocity, keep = like(p, state, "momentum_buffer"), 1
+    def update_all(self, slots: Sequence[Slot], group: Group) -> None:
+        momentum = group["momentum"]
+        kernels, taken, left = divided(slots, ("momentum_buffer" if momentum else None,))
+        super().update_all(left, group)
+        if taken:
+            # the first velocity is g, whatever the dampening
+            later = 1 - group["dampening"]
+            keep = [(later if "momentum_buffer" in state else 1,) for _, _, state in taken]
+            tensors = [(p, g, like(p, state, "momentum_buffer") if momentum else None) for p, g, state in taken]
+            (rate,) = numbers(taken[0][0], group, lambda: (group["lr"],))
             kernels.sgd(
-                p, g, velocity if momentum else None, decay=group["weight_decay"], momentum=momentum, keep=keep,
-                nesterov=group["nesterov"], rate=group["lr"],
-            )  # fmt: skip
-            return
+                tensors, keep, decay=group["weight_decay"], momentum=momentum, nesterov=group["nesterov"], rate=rate
+            )
+
+    def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
+        momentum, velocity = group["momentum"], state.get("momentum_buffer")
         g = decayed(g, p, group["weight_decay"])
         scratch = np.empty_like(p)
         if momentum != 0:
@@ -65,4 +71,5 @@ class SGD(Optimizer):
                 g = np.add(np.multiply(velocity, momentum, out=scratch), g, out=scratch)
             else:
                 g = velocity
-        p -= np.multiply(g, group["lr"], out=scratch)
+        (rate,) = numbers(p, group, lambda: (group["lr"],), cast=True)
+        p -= np.multiply(g, rate, out=scratch)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 from tyro.conf import arg
 
 from ..core import cuda
-from ..data.extras import no_such
+from ..data.extras import no_such, require
 from .errors import TrainingError
 from .threads import check_threads
 
@@ -48,6 +48,9 @@ class TrainConfig(ABC):
     """Replace the run that is in the folder."""
     device: Annotated[str, arg(metavar="NAME")] = "cpu"
     """Where to compute: cpu, cuda or cuda:N. Checkpoints fit every device."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Types of a step: bf16 and fp16 multiply in 16 bits, and keep weights, sums and losses in float32; fp16 scales
+    gradients. They are meant for GPUs; on the CPU they are slower than float32."""
     threads: Annotated[int | None, arg(metavar="N")] = None
     """CPU threads; without it as many as help: one for small networks, else all cores."""
     workers: int = 0
@@ -80,6 +83,8 @@ class TrainConfig(ABC):
     def check(self) -> None:
         """Raise TrainingError for a value that makes no sense, naming the option."""
         check_device(self.device)
+        if self.precision == "bf16":
+            require("ml_dtypes", "--precision bf16", "bf16")
         self.require(self.epochs >= 1, "epochs", "at least 1")
         self.require(self.batch_size >= 1, "batch_size", "at least 1")
         self.require(self.lr is None or 0 < self.lr < float("inf"), "lr", "a positive number")

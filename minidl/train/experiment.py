@@ -19,6 +19,7 @@ from .errors import TrainingError
 from .files import write_atomic
 from .folder import RunFolder
 from .loop import Callback, Trainer
+from .precision import Precision
 from .report import Report
 from .sources import Sets
 from .tasks import Minimize, Task
@@ -65,6 +66,10 @@ class Experiment(ABC):
         """The moving average of a model's weights that --ema asks for."""
         return None if self.config.ema is None else ExponentialMovingAverage(model, self.config.ema)
 
+    def precision(self) -> Precision:
+        """The types that --precision asks for."""
+        return Precision(self.config.precision, self.config.device)
+
     def minimize(self, model: Any, optimizer: Any, loss: Callable[[Any, Any], Any], schedule: Any = None) -> Minimize:
         """The task of making a loss small, as the options say."""
         return Minimize(
@@ -75,6 +80,7 @@ class Experiment(ABC):
             accumulate=self.config.accumulate,
             clip_norm=self.config.clip_norm,
             average=self.average(model),
+            precision=self.precision(),
         )
 
     def tensor(self, array: Any) -> Tensor:

@@ -12,7 +12,6 @@ from typing import Any
 
 from .. import no_grad
 from ..core.cuda import working_on
-from ..core.tensor import to_device
 from ..data import DataLoader
 from .errors import NotFinite, TrainingError
 from .numbers import Numbers, fetch, on_device
@@ -120,9 +119,9 @@ class Trainer:
     def _train_epoch(self) -> bool:
         """The rest of the current epoch; False if Ctrl-C came before its last batch."""
         self.task.model.train()
-        for batch in self.train:
+        for batch in self._batches(self.train):
             try:
-                numbers = self.task.train_step(self.moved(batch))
+                numbers = self.task.train_step(batch)
             except NotFinite as error:
                 where = f"in step {self.step + 1} (epoch {self.epoch + 1})"
                 found = f"; {error.diagnosis()}" if error.diagnosis else ""
@@ -170,12 +169,10 @@ class Trainer:
             known.append((step, numbers))
         return known
 
-    def moved(self, batch: Any) -> Any:
-        """A batch where the model is."""
+    def _batches(self, loader: DataLoader) -> Iterator[Any]:
+        """One epoch of batches where the model is; to a CUDA device they are sent ahead of time."""
         array = self._place()
-        if not on_device(array):
-            return batch
-        return tuple(to_device(a, f"cuda:{array.device.id}") for a in batch)
+        return loader.on(f"cuda:{array.device.id}") if on_device(array) else iter(loader)
 
     def _place(self) -> Any:
         """An array of the model, which tells where it is; None for a model without parameters."""
@@ -198,8 +195,8 @@ class Trainer:
         means = Means()
         self.task.model.eval()
         with no_grad(), working_on(self._place()), self.task.averaged():
-            for batch in loader:
-                means.add(self.task.validation_step(self.moved(batch)), len(batch[0]))
+            for batch in self._batches(loader):
+                means.add(self.task.validation_step(batch), len(batch[0]))
             return means() | self.task.after_validation()
 
     @property

@@ -18,6 +18,7 @@ from ..nn.utils import clip_grad_norm_, get_total_norm
 from ..optim import ExponentialMovingAverage
 from .errors import NotFinite
 from .numbers import Numbers, number, on_device
+from .precision import Precision
 
 
 class Task(ABC):
@@ -57,6 +58,7 @@ class Minimize(Task):
     schedule that moves on with every step. accumulate: parts in which a batch goes through the model, one after the
     other; their gradients add up to the batch's (batch norm sees the parts), and only one part is in memory.
     clip_norm: largest norm of all gradients together; longer ones are scaled down to it. average: follows the weights.
+    precision: the types of a step (None: float32); a step that overflows, which only "fp16" can, changes no weight.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Minimize(Task):
         accumulate: int = 1,
         clip_norm: float | None = None,
         average: ExponentialMovingAverage | None = None,
+        precision: Precision | None = None,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -77,7 +80,8 @@ class Minimize(Task):
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.average = average
-        parts = {"optimizer": optimizer, "schedule": schedule, "average": average}
+        self.precision = precision or Precision()
+        parts = {"optimizer": optimizer, "schedule": schedule, "average": average, **self.precision.parts}
         self.parts = {name: part for name, part in parts.items() if part is not None}
 
     def train_step(self, batch: Any) -> Numbers:
@@ -89,27 +93,30 @@ class Minimize(Task):
             loss, others = self._loss(part)
             value = number(loss)
             if not on_device(value) and not math.isfinite(value):
-                again = partial(self.loss, self.model, part)
+                again = partial(self._loss, part)
                 raise NotFinite(f"the loss became {value}", partial(first_not_finite, self.model, part, again))
-            (loss if weight == 1 else loss * weight).backward()
+            self.precision.backward(loss if weight == 1 else loss * weight)
             for name, value in {"loss": loss, **others}.items():
                 numbers[name] = numbers.get(name, 0.0) + weight * number(value)
-        norm = clip(self.model, self.clip_norm)
-        if self.clip_norm is not None:
-            numbers["grad_norm"] = norm
-        self.optimizer.step()
-        if self.average is not None:
+        taken = not self.precision.overflowed(self.optimizer)
+        if taken:
+            norm = clip(self.model, self.clip_norm)
+            if self.clip_norm is not None:
+                numbers["grad_norm"] = norm
+        self.precision.scaler.step(self.optimizer)
+        if taken and self.average is not None:
             self.average.update()
         if self.schedule is not None:
             self.schedule.step()
-        return numbers
+        return numbers | self.precision.numbers()
 
     def validation_step(self, batch: Any) -> Numbers:
         loss, others = self._loss(batch)
         return {name: number(value) for name, value in {"loss": loss, **others}.items()}
 
     def _loss(self, batch: Any) -> tuple[Tensor, Mapping[str, Any]]:
-        result = self.loss(self.model, batch)
+        with self.precision.computing():
+            result = self.loss(self.model, batch)
         return result if isinstance(result, tuple) else (result, {})
 
 
@@ -122,7 +129,7 @@ class Adversarial(Task):
 
     Numbers: loss and g_loss are the losses of the discriminator and the generator; d_real and d_fake the probability of
     being real that the discriminator gives real and drawn images; d_grad and g_grad the norms of their gradients.
-    clip_norm and average (of the generator) as in Minimize.
+    clip_norm, average (of the generator) and precision as in Minimize; the two players share one scale.
     """
 
     def __init__(
@@ -136,6 +143,7 @@ class Adversarial(Task):
         monitor: str = "val_loss",
         clip_norm: float | None = None,
         average: ExponentialMovingAverage | None = None,
+        precision: Precision | None = None,
     ):
         self.model = gan
         self.generator_optimizer = generator_optimizer
@@ -145,44 +153,51 @@ class Adversarial(Task):
         self.monitor = monitor
         self.clip_norm = clip_norm
         self.average = average
+        self.precision = precision or Precision()
         parts = {"generator_optimizer": generator_optimizer, "discriminator_optimizer": discriminator_optimizer}
-        self.parts = parts | ({} if average is None else {"average": average})
+        self.parts = parts | ({} if average is None else {"average": average}) | self.precision.parts
 
     def train_step(self, batch: Any) -> Numbers:
         from ..models.dcgan import discriminator_loss, generator_loss
 
         gan, real = self.model, self.images(batch)
-        real_scores, fake_scores = gan.discriminator_scores(real)
-        loss = discriminator_loss(real_scores, fake_scores)
+        with self.precision.computing():
+            real_scores, fake_scores = gan.discriminator_scores(real)
+            loss = discriminator_loss(real_scores, fake_scores)
         where = partial(first_not_finite, gan, batch, partial(gan.discriminator_scores, real))
         d_grad = self._update(loss, self.discriminator_optimizer, gan.discriminator, where)
-        g_loss = generator_loss(gan.generator_scores(len(real)))
+        with self.precision.computing():
+            g_loss = generator_loss(gan.generator_scores(len(real)))
         g_grad = self._update(g_loss, self.generator_optimizer, gan.generator, where)
-        if self.average is not None:
+        if g_grad is not None and self.average is not None:
             self.average.update()
-        return {
+        numbers = {
             "loss": number(loss), "g_loss": number(g_loss),
             "d_real": believed(real_scores), "d_fake": believed(fake_scores), "d_grad": d_grad, "g_grad": g_grad,
         }  # fmt: skip
+        return {name: value for name, value in numbers.items() if value is not None} | self.precision.numbers()
 
     finite = ("loss", "g_loss", "d_grad", "g_grad")
 
     def _update(self, loss: Tensor, optimizer: Any, player: Any, where: Callable[[], str]) -> Any:
-        """One step of one player; the norm of its gradient. `where` finds out where infinity or NaN begins."""
+        """One step of one player; the norm of its gradient, or None if it was too large for a step. `where` finds out
+        where infinity or NaN begins."""
         value = number(loss)
         if not on_device(value) and not math.isfinite(value):
             raise NotFinite(f"the loss of the {type(player).__name__.lower()} became {value}", where)
         optimizer.zero_grad()
-        loss.backward()
-        norm = clip(player, self.clip_norm)
-        optimizer.step()
+        self.precision.backward(loss)
+        norm = None if self.precision.overflowed(optimizer) else clip(player, self.clip_norm)
+        self.precision.scaler.step(optimizer)
         return norm
 
     def validation_step(self, batch: Any) -> Numbers:
         from ..models.dcgan import discriminator_loss
 
-        real, fake = self.model.discriminator_scores(self.images(batch))
-        return {"loss": number(discriminator_loss(real, fake)), "d_real": believed(real), "d_fake": believed(fake)}
+        with self.precision.computing():
+            real, fake = self.model.discriminator_scores(self.images(batch))
+            loss = discriminator_loss(real, fake)
+        return {"loss": number(loss), "d_real": believed(real), "d_fake": believed(fake)}
 
     def after_validation(self) -> Numbers:
         return self.judge() if self.judge else {}

@@ -60,6 +60,19 @@ ORACLES |= {
     "erf": special.erf,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "softplus": lambda x: np.log(1 + np.exp(x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "elu": lambda x, alpha: np.where(x > 0, x, alpha * (np.exp(x) - 1)),
+    "elu_gradient": lambda g, x, alpha: np.where(x > 0, g, g * alpha * np.exp(x)),
+    "gelu": lambda x: x * (1 + special.erf(x / math.sqrt(2))) / 2,
+    "gelu_gradient": lambda g, x: g * (
+        (1 + special.erf(x / math.sqrt(2))) / 2 + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    ),
+    "gelu_tanh": lambda x: x * special.expit(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3)),
+    "gelu_tanh_gradient": lambda g, x: g * (
+        special.expit(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
+        + x * math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * x**2)
+        / (2 * np.cosh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) ** 2
+    ),
     "relu": lambda x: x * (x > 0),
     "positive_part": lambda g, y: np.where(y > 0, g, 0.0),
     "leaky_relu": lambda x, slope: np.where(x > 0, x, slope * x),
@@ -166,6 +179,8 @@ def _cumsum(x, axis):
 
 
 ORACLES["softmax"] = lambda x, axis: np.exp(x) / np.exp(x).sum(axis, keepdims=True)
+ORACLES["softmax_gradient"] = lambda g, y, axis: y * g - y * (g * y).sum(axis, keepdims=True)
+ORACLES["log_softmax_gradient"] = lambda g, y, axis: g - np.exp(y) * g.sum(axis, keepdims=True)
 ORACLES["log_softmax"] = lambda x, axis: np.log(np.exp(x) / np.exp(x).sum(axis, keepdims=True))
 
 # ---- shape
@@ -272,6 +287,22 @@ def _diagonal_scatter(y, offset, axis1, axis2, shape):
 # ---- products
 ORACLES["matmul"] = lambda a, b: (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 ORACLES["linear"] = lambda x, w, b: (x[..., None, :] * w).sum(-1) + (0 if b is None else b)
+
+
+@oracle("linear_activated")
+def _linear_activated(x, w, b, activation):
+    y = ORACLES["linear"](x, w, b)
+    return {"relu": lambda: np.where(y.real > 0, y, 0), "tanh": lambda: np.tanh(y), "sigmoid": lambda: _logistic(y)}[
+        activation
+    ]()
+
+
+@oracle("linear_activated_slope")
+def _linear_activated_slope(g, y, activation):
+    slope = {"relu": y > 0, "tanh": 1 - y * y, "sigmoid": y - y * y}[activation] * g
+    return [slope, slope.reshape(-1, y.shape[-1]).sum(0)]
+
+
 ORACLES["linear_weight"] = lambda y, x: sum(
     (np.outer(g, v) for g, v in zip(y.reshape(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), strict=True)),
     np.zeros((y.shape[-1], x.shape[-1])),
@@ -466,6 +497,16 @@ def _positions(x: np.ndarray, target: np.ndarray) -> Iterator[tuple[tuple, np.nd
     """Each element of the target, and the logits it is about."""
     for at in np.ndindex(target.shape):
         yield at, x[(at[0], slice(None), *at[1:])]
+
+
+@oracle("binary_cross_entropy")
+def _binary_cross_entropy(x, t):
+    return -t * np.log(_logistic(x)) - (1 - t) * np.log(_logistic(-x))
+
+
+@oracle("binary_cross_entropy_backward")
+def _binary_cross_entropy_backward(g, x, t, needs):
+    return [g * (_logistic(x) - t), g * (np.log(_logistic(-x)) - np.log(_logistic(x)))]
 
 
 @oracle("softmax_cross_entropy")

@@ -97,6 +97,7 @@ class DCGANExperiment(Experiment):
             monitor="val_parzen_loss",
             clip_norm=config.clip_norm,
             average=self.average(gan.generator),
+            precision=self.precision(),
         )
         with minidl.core.random.replay(minidl.core.random.get_rng_state()):
             self.watched = gan.codes(WATCHED)  # the same images are looked at all the time
