@@ -73,8 +73,8 @@ def _windows(like, ground, to, gap, pieces, begin, end, channels, size, count, k
              spacing):  # fmt: skip
     """The windows of positions begin..end, (taps, channels), at addresses to, to + gap, ...
 
-    Vectors are written whole; what comes too much
-    is overwritten by the next piece of the same window, or lies behind its end.
+    Vectors are written whole; what comes too much is overwritten by the next piece of the same window, or lies behind
+    its end.
     """
     width = width_of(like)
     reach, by_w = kernel[2] // pieces, channels * width
