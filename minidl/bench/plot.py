@@ -87,7 +87,8 @@ def _roofline(axes: Any, results: list[Result], ceiling: Ceiling, peer: str | No
     rates = [r.flops / side.seconds / 1e9 for r in results for side in (r.ours, r.theirs) if side is not None]
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(min(rates) / 10, ceiling.flops / 1e9 * 2)  # room for the legend
+    # room for the legend; algorithms that save operations lie above the roof
+    axes.set_ylim(min(rates) / 10, max(ceiling.flops / 1e9, *rates) * 2)
     _plain_numbers(axes)
     axes.set_xlabel("operations of the direct algorithm for each byte that must move")
     axes.set_ylabel("GFLOP/s" + (f"   (o minidl, x {peer})" if peer else ""))
